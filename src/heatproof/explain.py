@@ -1,0 +1,223 @@
+"""`explain()`: the one way from (model, images, methods) to Explanations. It plans the work that methods share."""
+
+import importlib.metadata
+import warnings
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from heatproof.cam.saliency import resize
+from heatproof.errors import InputError, MethodError
+from heatproof.explanation import Explanation, pixels_to_tensor
+from heatproof.images import Sources, to_uint8
+from heatproof.methods import Maps, Method, build, methods
+from heatproof.models import wrap
+from heatproof.models.batching import batch_limit
+from heatproof.models.model import Model, stack
+from heatproof.models.preprocess import RAW
+from heatproof.models.tape import Tape, placement
+from heatproof.models.targets import check_targets, resolve_targets, strings_in
+
+
+def explain(
+    model: Model | nn.Module | None,
+    images: Any,
+    method: str | Sequence[str] = "gradcam",
+    target: Any = None,
+    layer: Any = None,
+    **options: Any,
+) -> Explanation | dict[str, Explanation]:
+    """Show where a model looked, by one method or several that share the work.
+
+    Args:
+        model: what `load()` or `wrap()` returned, a plain module, or None for methods that need none.
+        images: a path, PIL image, `H×W×3` uint8 array, or a list of them; or a preprocessed float tensor
+            `(3, H, W)` or `(B, 3, H, W)`, used as it is.
+        method: a name of `methods()`, or a list of them.
+        target: None for the top score, a class index, a label or prompt, a list with one per image, or a list of
+            lists with T per image.
+        layer: for methods that read a layer: a name from `named_modules()`, a module, or a list of them.
+        options: of the methods; each takes those that it knows.
+
+    Returns:
+        An `Explanation`, or a dictionary of them by method name if `method` is a list.
+
+    Raises:
+        InputError: no image could be read, or a target that does not exist.
+        ModelError: the model cannot take these images, or has no such layer.
+        MethodError: no such method or option, or one that does not fit this model.
+    """
+    names = [method] if isinstance(method, str) else list(dict.fromkeys(method))
+    if not names:
+        raise MethodError("method=[] names no method; hp.methods() lists them all.")
+    if layer is not None:
+        options["layer"] = layer
+    chosen = build(names, options)
+    needs = {need for name in names for need in methods()[name].needs}
+    model = wrap(model) if isinstance(model, nn.Module) else model
+    if model is None and "model" in needs:
+        needy = [name for name in names if "model" in methods()[name].needs]
+        raise MethodError(f"method {needy[0]!r} needs a model and None came; pass hp.load(…) or hp.wrap(…).")
+    sources = Sources.of(images)
+    check_targets(target, len(sources))
+    if model is not None and model.takes_prompts:
+        known = model.labels or ()
+        new = [text for text in strings_in(target) if text not in known]
+        model = model.with_prompts([*known, *new]) if new else model
+    collected = _collect(model, sources, chosen, needs, target, layer)
+    explanations = {name: _assemble(name, one, model, collected, sources) for name, one in chosen.items()}
+    return explanations[names[0]] if isinstance(method, str) else explanations
+
+
+@dataclass
+class _Scene:
+    """A batch without a model: what bottom-up methods and baselines are given."""
+
+    pixels: Float[Tensor, "batch 3 height width"]
+    targets: Int[Tensor, "batch 1"]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.pixels.shape[-2], self.pixels.shape[-1]
+
+
+@dataclass
+class _Collected:
+    """Results so far, on the CPU, without any graph."""
+
+    rows: list[int] = field(default_factory=list)
+    pixels: list[Tensor] = field(default_factory=list)
+    scores: list[Tensor] = field(default_factory=list)
+    targets: list[Tensor] = field(default_factory=list)
+    maps: dict[str, list[Maps]] = field(default_factory=lambda: defaultdict(list))
+    layers: tuple[str, ...] = ()
+    errors: dict[int, str] = field(default_factory=dict)
+
+
+def _collect(
+    model: Model | None, sources: Sources, chosen: dict[str, Method], needs: set[str], target: Any, layer: Any
+) -> _Collected:
+    found = _Collected()
+    preprocess = RAW if model is None else model.preprocess
+    start, size = 0, 1
+    while start < len(sources):
+        tensors, rows, errors = sources.read(start, start + size, preprocess)
+        start += size
+        found.errors |= errors
+        if not rows:
+            continue
+        x = stack(tensors)
+        if found.pixels and found.pixels[0].shape[1:3] != x.shape[-2:]:
+            raise InputError(
+                f"the images have different sizes, {tuple(found.pixels[0].shape[1:3])} and {tuple(x.shape[-2:])}; explain "
+                "them in calls of one size each."
+            )
+        if model is None:
+            _take(found, _Scene(x, torch.zeros(len(x), 1, dtype=torch.long)), chosen)
+        else:
+            tape = _record(model, x, needs, layer)
+            tape.aim(resolve_targets(target, tape.scores, model.labels, rows))
+            found.layers = tuple(site.name for site in tape.sites)
+            found.scores.append(tape.target_scores.cpu())
+            found.targets.append(tape.targets.cpu())
+            _take(found, tape, chosen)
+        found.rows += rows
+        size = batch_limit(*x.shape[-2:])  # known only once an image has been seen
+    if not found.rows:
+        raise InputError(next(iter(found.errors.values())))
+    for index, text in found.errors.items():
+        warnings.warn(f"image {index}: {text} Its row is NaN.", stacklevel=3)
+    return found
+
+
+def _record(model: Model, x: Tensor, needs: set[str], layer: Any) -> Tape:
+    x = x.to(*placement(model.module))
+    return Tape(
+        model.module,
+        model.readout,
+        model.preprocess,
+        x,
+        model.sites(layer, x) if "layer" in needs else (),
+        layer_gradients="layer gradient" in needs,
+        input_gradient="input gradient" in needs,
+        head="head" in needs,
+    )
+
+
+def _take(found: _Collected, tape: Tape | _Scene, chosen: dict[str, Method]) -> None:
+    found.pixels.append(pixels_to_tensor(to_uint8(tape.pixels)))
+    for name, one in chosen.items():
+        result = one(tape)
+        maps = result.raw if result.maps is None else result.maps
+        maps = resize(maps.float(), tape.size)
+        found.maps[name].append(
+            Maps(
+                result.raw.detach().cpu(),
+                maps.detach().cpu(),
+                None if result.residual is None else result.residual.detach().cpu(),
+                result.ledger,
+            )
+        )
+
+
+def _assemble(name: str, one: Method, model: Model | None, found: _Collected, sources: Sources) -> Explanation:
+    count = len(sources)
+
+    def whole(parts: Sequence[Tensor | None], fill: float) -> Tensor | None:
+        """All images in their order; the rows that failed are filled."""
+        if not parts or parts[0] is None:
+            return None
+        rows = torch.cat([part for part in parts if part is not None])
+        if len(found.rows) == count:
+            return rows
+        full = rows.new_full((count, *rows.shape[1:]), fill)
+        full[found.rows] = rows
+        return full
+
+    results = found.maps[name]
+    targets = whole(found.targets, -1)
+    options = {f.name: getattr(one, f.name) for f in fields(one) if f.name != "layer"}
+    reads_layer = "layer" in methods()[name].needs
+    return Explanation(
+        maps=whole([r.maps for r in results], torch.nan),
+        raw=whole([r.raw for r in results], torch.nan),
+        images=whole(found.pixels, 0),
+        signed=one.signed,
+        method=name,
+        options={key: _said(value) for key, value in options.items()},
+        scores=whole(found.scores, torch.nan),
+        targets=targets,
+        target_names=None if targets is None else [[_name(int(t), model) for t in row] for row in targets],
+        residual=whole([r.residual for r in results], torch.nan),
+        ledger=[row for r in results for row in r.ledger or ()] or None,
+        layer=found.layers if reads_layer else (),
+        model_name=None if model is None else model.name,
+        versions=_versions() | ({} if model is None else model.versions),
+        names=sources.names,
+        errors=found.errors,
+    )
+
+
+def _name(index: int, model: Model | None) -> str:
+    if index < 0:
+        return "unreadable"
+    labels = None if model is None else model.labels
+    return labels[index] if labels is not None and index < len(labels) else f"class {index}"
+
+
+def _said(value: Any) -> Any:
+    """An option as the provenance keeps it: plain values as they are, tensors and objects by description."""
+    if isinstance(value, Tensor):
+        return f"tensor {tuple(value.shape)}"
+    if isinstance(value, list | tuple):
+        return [_said(item) for item in value]
+    return value if isinstance(value, str | int | float | bool | type(None)) else repr(value)
+
+
+def _versions() -> dict[str, str]:
+    return {name: importlib.metadata.version(name) for name in ("heatproof", "torch")}

@@ -1,0 +1,128 @@
+"""Which layers of a network are maps, and which of them is the last one: asked of the network itself, once per input size."""
+
+from collections import Counter
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from heatproof.errors import ModelError
+from heatproof.models.preprocess import RAW
+from heatproof.models.shadow import shadow
+from heatproof.models.sites import Site, proportional, read_shape
+from heatproof.models.tape import Readout, Tape, as_tensor, placement, recording, run
+
+_NOT_FEATURES = ("pool", "dropout", "droppath", "stochasticdepth", "identity", "softmax", "permute")
+_CANDIDATES = 12
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What one forward showed: every layer that is a map, in order of execution, and the one methods take by default."""
+
+    sites: dict[str, Site]
+    shapes: dict[str, tuple[int, ...]]
+    default: Site | None
+
+
+@dataclass
+class _Seen:
+    site: Site
+    kind: str
+    same_as_before: bool
+    proportional: bool
+
+
+def survey(module: nn.Module, readout: Readout, x: Tensor) -> Survey:
+    """Run one image and read the shape of every layer's output.
+
+    The default is the last layer with spatial features that the top score still depends on at more than the prefix
+    tokens. After a vision transformer's last attention, only the class token reaches the score, so there it is the
+    norm in front of that attention; in a network with global pooling it is what enters the pooling.
+    """
+    seen, shapes = _watch(module, readout, x[:1])
+    sites = {item.site.name: item.site for item in seen}
+    candidates = _candidates(seen)
+    default = None
+    if candidates:
+        default = _last_that_matters(module, readout, x[:1], candidates)
+    return Survey(sites, shapes, default)
+
+
+def _watch(module: nn.Module, readout: Readout, x: Tensor) -> tuple[list[_Seen], dict[str, tuple[int, ...]]]:
+    twin = shadow(module)
+    seen: dict[str, _Seen] = {}
+    shapes: dict[str, tuple[int, ...]] = {}
+    runs: Counter[str] = Counter()
+    grids: list[tuple[int, int]] = []
+    size = (x.shape[-2], x.shape[-1])
+    last: Tensor | None = None
+
+    def hook_for(name: str) -> Any:
+        def hook(layer: nn.Module, _inputs: Any, output: Any) -> None:
+            nonlocal last
+            try:
+                tensor = as_tensor(output)
+            except (KeyError, IndexError, TypeError):
+                return
+            if not isinstance(tensor, Tensor):
+                return
+            shapes[name] = tuple(tensor.shape)
+            runs[name] += 1
+            site = read_shape(name, tensor.shape, x.shape[0], size, reversed(grids))
+            if site is not None:
+                if site.kind == "bkhw" and isinstance(layer, nn.Conv2d):
+                    grids.append((site.height, site.width))
+                seen.pop(name, None)  # a module that runs twice stands where it ran last
+                site = replace(site, run=runs[name])
+                seen[name] = _Seen(
+                    site, type(layer).__name__.lower(), tensor is last, proportional((site.height, site.width), size)
+                )
+            last = tensor
+
+        return hook
+
+    handles = [m.register_forward_hook(hook_for(name)) for name, m in twin.named_modules() if name]
+    try:
+        with recording(False):
+            run(readout, twin, x.clone().to(*placement(twin)))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return list(seen.values()), shapes
+
+
+def _candidates(seen: list[_Seen]) -> list[Site]:
+    """Layers worth taking by default, in order: one name per tensor, the outermost module that returns it."""
+    groups: list[list[_Seen]] = []
+    for item in seen:
+        if item.same_as_before and groups:
+            groups[-1].append(item)
+        else:
+            groups.append([item])
+    chosen: list[_Seen] = []
+    for group in groups:
+        features = [item for item in group if not any(word in item.kind for word in _NOT_FEATURES)]
+        if features:
+            chosen.append(min(features, key=lambda item: item.site.name.count(".")))
+    norms = [item for item in chosen if item.site.kind in ("bnk", "nbk") and "norm" in item.kind]
+    # beside tokens, a four-dimensional output of other proportions is queries, keys or attention, not an image
+    images = [item for item in chosen if item.site.kind in ("bkhw", "bhwk") and (item.proportional or not norms)]
+    if not norms and not images:
+        return [item.site for item in chosen][-_CANDIDATES:]
+    wanted = {id(item) for item in (*images, *norms)}
+    return [item.site for item in chosen if id(item) in wanted][-_CANDIDATES:]
+
+
+def _last_that_matters(module: nn.Module, readout: Readout, x: Tensor, candidates: list[Site]) -> Site:
+    try:
+        tape = Tape(module, readout, RAW, x, candidates, layer_gradients=True)
+        tape.aim(tape.scores.argmax(1, keepdim=True))
+        gradients = tape.gradients
+    except ModelError:
+        return candidates[-1]  # a model without gradients, or with NaN scores: the methods will say so themselves
+    for site, gradient in zip(reversed(candidates), reversed(gradients), strict=True):
+        if bool((gradient != 0).any() | torch.isnan(gradient).any()):
+            return site
+    return candidates[-1]

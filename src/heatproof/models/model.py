@@ -1,0 +1,164 @@
+"""`Model`: a module, how an image enters it, and what its scores are called."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from heatproof.errors import InputError, ModelError, nearest
+from heatproof.images import Sources
+from heatproof.models.discovery import Survey, survey
+from heatproof.models.preprocess import RAW, Preprocess
+from heatproof.models.readout import Logits, Similarity, first_tensor
+from heatproof.models.shadow import shadow
+from heatproof.models.sites import Site
+from heatproof.models.tape import placement, recording, run
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """What is explained.
+
+    Args:
+        module: the user's module. It is never run, changed or hooked itself; its shadow is.
+        name: for the provenance.
+        readout: from the module and a batch to scores.
+        preprocess: from a PIL image to the module's input.
+        labels: names of the classes, or the prompts.
+        tokenizer: from a list of texts to what the module's text encoder takes; None for classifiers.
+        text_encoder: name of the module's method that embeds texts; None for classifiers.
+        versions: of the libraries involved.
+    """
+
+    module: nn.Module
+    name: str
+    readout: Logits | Similarity = field(default_factory=Logits)
+    preprocess: Preprocess = RAW
+    labels: tuple[str, ...] | None = None
+    tokenizer: Callable[[list[str]], Any] | None = None
+    text_encoder: str | None = None
+    versions: dict[str, str] = field(default_factory=dict)
+    _surveys: dict[tuple, Survey] = field(default_factory=dict, init=False, repr=False)
+
+    def __repr__(self) -> str:
+        targets = "no labels" if self.labels is None else f"{len(self.labels)} {'prompts' if self.text_encoder else 'labels'}"
+        return f"Model({self.name!r}, {targets}, input: {self.preprocess.text})"
+
+    @property
+    def takes_prompts(self) -> bool:
+        """Whether targets are texts."""
+        return isinstance(self.readout, Similarity)
+
+    @property
+    def prompts(self) -> tuple[str, ...] | None:
+        """The prompts that are the classes of an image–text model."""
+        return self.labels if self.takes_prompts else None
+
+    def scores(self, images: Any) -> Float[Tensor, "batch classes"]:
+        """Logits, or image–text similarities in [−1, 1], of images or of a preprocessed tensor.
+
+        Args:
+            images: `(B, 3, H, W)` or `(3, H, W)` as the module takes it, or anything `explain()` takes.
+
+        Returns:
+            `(B, C)`, on the module's device.
+
+        Raises:
+            InputError: an image cannot be read. ModelError: the module cannot take it.
+        """
+        x = self.tensor(images)
+        with recording(False):
+            return run(self.readout, shadow(self.module), x.clone())
+
+    def tensor(self, images: Any) -> Float[Tensor, "batch 3 height width"]:
+        """Images as one batch on the module's device; the first that cannot be read is an error."""
+        sources = Sources.of(images)
+        tensors, _, errors = sources.read(0, len(sources), self.preprocess)
+        if errors:
+            raise InputError(next(iter(errors.values())))
+        return stack(tensors).to(*placement(self.module))
+
+    def with_prompts(self, prompts: Sequence[str]) -> "Model":
+        """The same model with texts as its classes.
+
+        `score_c = ⟨e(x)/‖e(x)‖, t(prompt_c)/‖t(prompt_c)‖⟩`
+
+        Args:
+            prompts: the texts, at least one.
+
+        Raises:
+            ModelError: the model has no text encoder or no tokenizer. InputError: no texts.
+        """
+        if isinstance(prompts, str):
+            prompts = [prompts]
+        texts = list(prompts)
+        if not texts or not all(isinstance(text, str) and text.strip() for text in texts):
+            raise InputError(f"prompts are {texts!r}; expected at least one text, none of them empty.")
+        if not isinstance(self.readout, Similarity) or self.text_encoder is None:
+            raise ModelError(f"{self.name} is a classifier without a text encoder; its targets are classes, not prompts.")
+        if self.tokenizer is None:
+            raise ModelError(f"{self.name} has no tokenizer; pass tokenizer= to wrap().")
+        twin = shadow(self.module)
+        with recording(False):
+            tokens = self.tokenizer(texts)
+            device = placement(twin)[0]
+            encode = getattr(twin, self.text_encoder)
+            output = encode(**tokens.to(device)) if hasattr(tokens, "keys") else encode(tokens.to(device))
+            embedding = first_tensor(output, ("pooler_output", "text_embeds"))
+            classifier = torch.nn.functional.normalize(embedding.float(), dim=-1).T.contiguous()
+        return replace(self, labels=tuple(texts), readout=replace(self.readout, classifier=classifier))
+
+    def survey(self, x: Float[Tensor, "batch 3 height width"]) -> Survey:
+        """Which layers are maps for inputs of this size; asked of the network once."""
+        key = (tuple(x.shape[-2:]), tuple(id(m) for m in self.module.modules()))
+        if key not in self._surveys:
+            if len(self._surveys) >= 64:  # images of ever new sizes must not grow memory
+                self._surveys.clear()
+            self._surveys[key] = survey(self.module, self.readout, x)
+        return self._surveys[key]
+
+    def sites(self, layer: Any, x: Float[Tensor, "batch 3 height width"]) -> tuple[Site, ...]:
+        """The layers that `layer=` means: None for the last spatial features, a name, a module, or a list of them.
+
+        Raises:
+            ModelError: no such layer, a layer whose output is no map, or a network without spatial features.
+        """
+        found = self.survey(x)
+        if layer is None:
+            if found.default is None:
+                raise ModelError(
+                    f"{self.name} has no layer with spatial features at {tuple(x.shape[-2:])}; use gradient-x-input or "
+                    "integrated-gradients, which need none, or name a layer with layer=."
+                )
+            return (found.default,)
+        wanted = list(layer) if isinstance(layer, list | tuple) else [layer]
+        if not wanted:
+            raise ModelError("layer=[] names no layer; pass a name, a module or a list of them, or None for the last features.")
+        return tuple(self._site(item, found) for item in wanted)
+
+    def _site(self, item: Any, found: Survey) -> Site:
+        names = dict(self.module.named_modules())
+        if isinstance(item, nn.Module):
+            name = next((name for name, module in names.items() if module is item), None)
+            if name is None:
+                raise ModelError(f"layer= is a {type(item).__name__} that is not part of {self.name}; pass one of its modules.")
+            item = name
+        if not isinstance(item, str) or item not in names or not item:
+            raise ModelError(f"{self.name} has no layer {item!r}.{nearest(str(item), names)} named_modules() lists them all.")
+        if item in found.sites:
+            return found.sites[item]
+        shape = found.shapes.get(item)
+        came = f"returned {shape}, which is no map" if shape else "did not run, or returned no tensor"
+        better = f" The last layer with a map is {found.default.name!r}." if found.default else ""
+        raise ModelError(f"layer {item!r} of {self.name} {came} for this input.{better}")
+
+
+def stack(tensors: Sequence[Tensor]) -> Float[Tensor, "batch 3 height width"]:
+    """One batch, or an `InputError` that names the sizes."""
+    sizes = {tuple(t.shape[-2:]) for t in tensors}
+    if len(sizes) > 1:
+        raise InputError(f"the images have different sizes {sorted(sizes)}; explain them in calls of one size each.")
+    return torch.stack([t.to(tensors[0]) for t in tensors])

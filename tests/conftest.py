@@ -1,0 +1,6 @@
+"""Shapes and types in signatures are checked while tests run; nothing of it is in the package at use."""
+
+from jaxtyping import install_import_hook
+
+_hook = install_import_hook("heatproof", "beartype.beartype")
+_hook.__enter__()
