@@ -2,5 +2,4 @@
 
 from jaxtyping import install_import_hook
 
-_hook = install_import_hook("heatproof", "beartype.beartype")
-_hook.__enter__()
+install_import_hook("heatproof", "checked.checked").__enter__()

@@ -1,10 +1,10 @@
 """heatproof: heat maps that stand up to cross-examination.
 
-    import heatproof as hp
+import heatproof as hp
 
-    model = hp.load("efficientnet-lite0")
-    ex = hp.explain(model, "cat.jpg", method="gradcam")
-    ex.overlay().save("cat-gradcam.png")
+model = hp.load("efficientnet-lite0")
+ex = hp.explain(model, "cat.jpg", method="gradcam")
+ex.overlay().save("cat-gradcam.png")
 """
 
 import importlib

@@ -3,7 +3,7 @@
 import importlib.metadata
 import warnings
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -19,7 +19,7 @@ from heatproof.methods import Maps, Method, build, methods
 from heatproof.models import wrap
 from heatproof.models.batching import batch_limit
 from heatproof.models.model import Model, stack
-from heatproof.models.preprocess import RAW
+from heatproof.models.preprocess import RAW, Preprocess
 from heatproof.models.tape import Tape, placement
 from heatproof.models.targets import check_targets, resolve_targets, strings_in
 
@@ -104,10 +104,7 @@ def _collect(
 ) -> _Collected:
     found = _Collected()
     preprocess = RAW if model is None else model.preprocess
-    start, size = 0, 1
-    while start < len(sources):
-        tensors, rows, errors = sources.read(start, start + size, preprocess)
-        start += size
+    for tensors, rows, errors in _chunks(sources, preprocess):
         found.errors |= errors
         if not rows:
             continue
@@ -127,12 +124,25 @@ def _collect(
             found.targets.append(tape.targets.cpu())
             _take(found, tape, chosen)
         found.rows += rows
-        size = batch_limit(*x.shape[-2:])  # known only once an image has been seen
     if not found.rows:
         raise InputError(next(iter(found.errors.values())))
     for index, text in found.errors.items():
         warnings.warn(f"image {index}: {text} Its row is NaN.", stacklevel=3)
     return found
+
+
+def _chunks(sources: Sources, preprocess: Preprocess) -> Iterator[tuple[list[Tensor], list[int], dict[int, str]]]:
+    """Images within the batch limit, which is known once the first one has been read."""
+    start, limit = 0, None
+    while start < len(sources):
+        tensors, rows, errors = sources.read(start, start + (limit or 1), preprocess)
+        start += limit or 1
+        if limit is None and rows:
+            limit = batch_limit(*tensors[0].shape[-2:])
+            more = sources.read(start, start + limit - 1, preprocess)
+            tensors, rows, errors = tensors + more[0], rows + more[1], errors | more[2]
+            start += limit - 1
+        yield tensors, rows, errors
 
 
 def _record(model: Model, x: Tensor, needs: set[str], layer: Any) -> Tape:

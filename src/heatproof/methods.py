@@ -8,7 +8,7 @@ import dataclasses
 import importlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from heatproof.errors import MethodError, nearest
 
@@ -33,6 +33,7 @@ class Maps:
     ledger: list[dict[str, Any]] | None = None
 
 
+@runtime_checkable
 class Method(Protocol):
     """A frozen dataclass of options; `signed` says whether negative values mean evidence against."""
 
@@ -121,15 +122,16 @@ class Table(Sequence[Row]):
 
 
 _CAM, _MASK, _GRAD, _BASE = "heatproof.cam.methods", "heatproof.cam.masking", "heatproof.gradients", "heatproof.baselines"
-_MAP, _SLOPE = ("model", "layer"), ("model", "layer", "layer gradient")
+_MAP, _SLOPE, _INPUT = ("model", "layer"), ("model", "layer", "layer gradient"), ("model", "input gradient")
+_AGAIN = ("model", "forwards")
 
 _TABLE = Table(
     [
-        Row("gradient", "gradients", ("model", "input gradient"), "Simonyan et al. 2014", f"{_GRAD}:Gradient"),
-        Row("gradient-x-input", "gradients", ("model", "input gradient"), "Shrikumar et al. 2016", f"{_GRAD}:GradientXInput"),
-        Row("integrated-gradients", "gradients", ("model", "forwards"), "Sundararajan et al. 2017", f"{_GRAD}:IntegratedGradients"),
-        Row("smoothgrad", "gradients", ("model", "forwards"), "Smilkov et al. 2017", f"{_GRAD}:SmoothGrad"),
-        Row("taylor", "gradients", ("model", "forwards"), "Montavon et al. 2017", f"{_GRAD}:Taylor"),
+        Row("gradient", "gradients", _INPUT, "Simonyan et al. 2014", f"{_GRAD}:Gradient"),
+        Row("gradient-x-input", "gradients", _INPUT, "Shrikumar et al. 2016", f"{_GRAD}:GradientXInput"),
+        Row("integrated-gradients", "gradients", _AGAIN, "Sundararajan et al. 2017", f"{_GRAD}:IntegratedGradients"),
+        Row("smoothgrad", "gradients", _AGAIN, "Smilkov et al. 2017", f"{_GRAD}:SmoothGrad"),
+        Row("taylor", "gradients", _AGAIN, "Montavon et al. 2017", f"{_GRAD}:Taylor"),
         Row("cam", "cam", (*_MAP, "head"), "Zhou et al. 2016", f"{_CAM}:CAM"),
         Row("gradcam", "cam", _SLOPE, "Selvaraju et al. 2017", f"{_CAM}:GradCAM"),
         Row("gradcam++", "cam", _SLOPE, "Chattopadhay et al. 2018", f"{_CAM}:GradCAMPlusPlus"),
@@ -167,6 +169,4 @@ def build(names: Sequence[str], options: dict[str, Any]) -> dict[str, Method]:
                 f"method {' and '.join(names)} has no option {option!r}.{nearest(option, every)} "
                 f"Known: {', '.join(every) or 'none'}."
             )
-    return {
-        row.name: row.kind()(**{name: value for name, value in options.items() if name in known[row.name]}) for row in rows
-    }
+    return {row.name: row.kind()(**{name: value for name, value in options.items() if name in known[row.name]}) for row in rows}

@@ -23,9 +23,7 @@ def scale(heat: Float[np.ndarray, "height width"], signed: bool) -> Float[np.nda
     return np.clip((heat if signed else magnitude) / full, -1, 1)
 
 
-def overlay(
-    image: UInt8[np.ndarray, "height width 3"], heat: Float[np.ndarray, "height width"], signed: bool
-) -> Image.Image:
+def overlay(image: UInt8[np.ndarray, "height width 3"], heat: Float[np.ndarray, "height width"], signed: bool) -> Image.Image:
     """Draw a map over an image.
 
     Args:

@@ -40,9 +40,8 @@ def _copy_module(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
     if id(module) in memo:
         return memo[id(module)]
     kind = type(module)
-    if hasattr(kind, "__deepcopy__") or kind.__reduce_ex__ is not object.__reduce_ex__ or hasattr(kind, "__getstate__") and (
-        kind.__getstate__ is not getattr(object, "__getstate__", None)
-    ):
+    own_way = hasattr(kind, "__deepcopy__") or kind.__getstate__ is not object.__getstate__
+    if own_way or kind.__reduce_ex__ is not object.__reduce_ex__:
         return copy.deepcopy(module, memo)
     twin = kind.__new__(kind)
     memo[id(module)] = twin

@@ -57,9 +57,7 @@ class Site:
         return scaled if self.kind == "bnk" else scaled.transpose(0, 1)
 
 
-def read_shape(
-    name: str, shape: torch.Size, batch: int, size: tuple[int, int], grids: Iterable[tuple[int, int]]
-) -> Site | None:
+def read_shape(name: str, shape: torch.Size, batch: int, size: tuple[int, int], grids: Iterable[tuple[int, int]]) -> Site | None:
     """Understand one layer's output, or return None where it is no map.
 
     Args:

@@ -146,10 +146,7 @@ class Tape:
         """Gradient of each target's score with respect to each site's feature maps."""
         found = []
         for site, gradient in zip(self.sites, self._gradients, strict=False):
-            maps = site.to_map(gradient.flatten(0, 1)) if site.kind != "nbk" else site.to_map(
-                gradient.permute(2, 0, 1, 3).flatten(1, 2)
-            )
-            found.append(at_least_float32(maps.unflatten(0, (self.targets.shape[1], -1)).transpose(0, 1)))
+            found.append(at_least_float32(torch.stack([site.to_map(one) for one in gradient], 1)))
         return found
 
     @cached_property
@@ -252,7 +249,9 @@ def at_least_float32(x: Tensor) -> Tensor:
 
 def is_linear(module: nn.Module) -> bool:
     """Whether a module maps features to scores linearly, position by position."""
-    return isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1) and module.groups == 1)
+    if isinstance(module, nn.Conv2d):
+        return module.kernel_size == (1, 1) and module.groups == 1
+    return isinstance(module, nn.Linear)
 
 
 def as_tensor(output: Any) -> Tensor:
