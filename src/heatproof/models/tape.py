@@ -139,7 +139,8 @@ class Tape:
     def _gradients(self) -> tuple[Tensor, ...]:
         inputs = [self._outputs[site.name] for site in self.sites if self._outputs[site.name].requires_grad]
         inputs += [self.x] if self.x.requires_grad else []
-        return target_gradients(self._scores, self.targets, inputs)
+        with recording(True):  # the sums of scores join the graph, whatever mode the caller is in by now
+            return target_gradients(self._scores, self.targets, inputs)
 
     @cached_property
     def gradients(self) -> list[Float[Tensor, "batch targets channels height width"]]:
