@@ -1,0 +1,7 @@
+"""`python -m heatproof` is the command `heatproof`."""
+
+import sys
+
+from heatproof.cli import main
+
+sys.exit(main())

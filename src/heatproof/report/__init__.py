@@ -1,0 +1,1 @@
+"""Pictures for people: panels of several maps."""
