@@ -35,6 +35,11 @@ class Site:
     prefix: int = 0
     run: int = 1
 
+    @property
+    def is_tokens(self) -> bool:
+        """Whether the layer returns a sequence of tokens, not an image."""
+        return self.kind in ("bnk", "nbk")
+
     def to_map(self, output: Tensor) -> Float[Tensor, "batch channels height width"]:
         """The layer's output, or a gradient with respect to it, on the grid; prefix tokens left out."""
         if self.kind == "bkhw":

@@ -95,7 +95,9 @@ class Tape:
 
     def _keep(self, site: Site, layer_gradients: bool) -> Callable[..., Any]:
         def keep(tensor: Tensor) -> Tensor:
-            if layer_gradients and not tensor.requires_grad:
+            if layer_gradients and tensor.requires_grad:
+                tensor = tensor.view_as(tensor)  # a node of its own: what used the tensor before this layer is not counted
+            elif layer_gradients:
                 tensor = tensor.detach().requires_grad_()  # the graph starts here: no layer below is recorded
             self._outputs[site.name] = tensor
             return tensor.clone()  # what follows may write in place, so it gets a copy of its own
