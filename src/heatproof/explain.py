@@ -20,7 +20,7 @@ from heatproof.models import wrap
 from heatproof.models.batching import batch_limit
 from heatproof.models.model import Model, stack
 from heatproof.models.preprocess import RAW, Preprocess
-from heatproof.models.tape import Tape, placement
+from heatproof.models.tape import Tape, placement, recording
 from heatproof.models.targets import check_targets, resolve_targets, strings_in
 
 
@@ -52,6 +52,14 @@ def explain(
         ModelError: the model cannot take these images, or has no such layer.
         MethodError: no such method or option, or one that does not fit this model.
     """
+    with recording(False):  # whatever mode the caller is in; tapes record where a method needs it
+        explanations = _explain(model, images, method, target, layer, options)
+    return explanations[method] if isinstance(method, str) else explanations
+
+
+def _explain(
+    model: Model | nn.Module | None, images: Any, method: str | Sequence[str], target: Any, layer: Any, options: dict[str, Any]
+) -> dict[str, Explanation]:
     names = [method] if isinstance(method, str) else list(dict.fromkeys(method))
     if not names:
         raise MethodError("method=[] names no method; hp.methods() lists them all.")
@@ -70,8 +78,7 @@ def explain(
         new = [text for text in strings_in(target) if text not in known]
         model = model.with_prompts([*known, *new]) if new else model
     collected = _collect(model, sources, chosen, needs, target, layer)
-    explanations = {name: _assemble(name, one, model, collected, sources) for name, one in chosen.items()}
-    return explanations[names[0]] if isinstance(method, str) else explanations
+    return {name: _assemble(name, one, model, collected, sources) for name, one in chosen.items()}
 
 
 @dataclass
@@ -127,7 +134,7 @@ def _collect(
     if not found.rows:
         raise InputError(next(iter(found.errors.values())))
     for index, text in found.errors.items():
-        warnings.warn(f"image {index}: {text} Its row is NaN.", stacklevel=3)
+        warnings.warn(f"image {index}: {text} Its row is NaN.", stacklevel=5)
     return found
 
 
@@ -230,4 +237,4 @@ def _said(value: Any) -> Any:
 
 
 def _versions() -> dict[str, str]:
-    return {name: importlib.metadata.version(name) for name in ("heatproof", "torch")}
+    return {"heatproof": importlib.metadata.version("heatproof"), "torch": str(torch.__version__)}

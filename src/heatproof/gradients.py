@@ -113,7 +113,8 @@ class IntegratedGradients:
             scale = (scores[-1] - scores[0]).abs().clamp_min(1e-3 * scores.abs().max())
             if self.steps or len(alphas) >= _MOST_STEPS or missed.sum().abs() <= _TOLERANCE * scale:
                 break
-            worst = missed.abs().topk(min(limit, len(missed))).indices
+            worst = missed.abs().topk(min(limit, _FIRST_STEPS)).indices
+            worst = worst[missed[worst].abs() > _TOLERANCE * scale / len(missed)]
             fresh = visit((alphas[worst] + alphas[worst + 1]) / 2)
             nodes = tuple(torch.cat(pair) for pair in zip(nodes, fresh, strict=True))
         widths = torch.nn.functional.pad(alphas.diff(), (1, 1))
