@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 
 import torch
 
+from heatproof import seeds
 from heatproof.methods import Maps
 
 
@@ -25,7 +26,7 @@ class Random:
     seed: int = 0
 
     def __call__(self, tape: Any) -> Maps:
-        generator = torch.Generator().manual_seed(self.seed)
+        generator = seeds.generator(self.seed)
         noise = torch.rand(tape.targets.shape[1], *tape.size, generator=generator)
         return Maps(noise.expand(len(tape.pixels), -1, -1, -1).to(tape.pixels.device))
 

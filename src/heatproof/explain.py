@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from heatproof.cam.saliency import resize
-from heatproof.errors import InputError, MethodError
+from heatproof.errors import InputError, MethodError, ModelError
 from heatproof.explanation import Explanation, pixels_to_tensor
 from heatproof.images import Sources, to_uint8
 from heatproof.methods import Maps, Method, build, methods
@@ -60,6 +60,8 @@ def explain(
 def _explain(
     model: Model | nn.Module | None, images: Any, method: str | Sequence[str], target: Any, layer: Any, options: dict[str, Any]
 ) -> dict[str, Explanation]:
+    if not isinstance(method, str) and not (isinstance(method, list | tuple) and all(isinstance(one, str) for one in method)):
+        raise MethodError(f"method={method!r}; expected a name, or a list of names. hp.methods() lists them all.")
     names = [method] if isinstance(method, str) else list(dict.fromkeys(method))
     if not names:
         raise MethodError("method=[] names no method; hp.methods() lists them all.")
@@ -68,6 +70,8 @@ def _explain(
     chosen = build(names, options)
     needs = {need for name in names for need in methods()[name].needs}
     model = wrap(model) if isinstance(model, nn.Module) else model
+    if model is not None and not isinstance(model, Model):
+        raise ModelError(f"model is {type(model).__name__}; expected what hp.load(…) or hp.wrap(…) returns, a module, or None.")
     if model is None and "model" in needs:
         needy = [name for name in names if "model" in methods()[name].needs]
         raise MethodError(f"method {needy[0]!r} needs a model and None came; pass hp.load(…) or hp.wrap(…).")

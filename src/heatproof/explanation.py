@@ -146,12 +146,16 @@ class Explanation:
             raise InputError(f"{str(path)!r} cannot be read as an explanation ({error}).") from error
         if not isinstance(header, dict) or header.pop("schema", None) != _SCHEMA:
             raise InputError(f"{str(path)!r} is not an explanation that this version of heatproof reads; save it again.")
-        header["errors"] = {int(index): text for index, text in header["errors"].items()}
-        header["layer"], header["names"] = tuple(header["layer"]), tuple(header["names"])
         try:
-            return cls(**tensors, **header)
-        except TypeError as error:
+            header["errors"] = {int(index): text for index, text in header["errors"].items()}
+            header["layer"], header["names"] = tuple(header["layer"]), tuple(header["names"])
+            found = cls(**tensors, **header)
+            batch, _, height, width = found.maps.shape
+            if found.images.shape != (batch, height, width, 3):
+                raise ValueError(f"images of shape {tuple(found.images.shape)} for maps of shape {tuple(found.maps.shape)}")
+        except (TypeError, ValueError, KeyError, AttributeError) as error:
             raise InputError(f"{str(path)!r} lacks parts of an explanation ({error}); save it again.") from error
+        return found
 
     def __repr__(self) -> str:
         count, targets, height, width = self.maps.shape
@@ -212,11 +216,13 @@ class _written_whole:
         return self.temporary
 
     def __exit__(self, kind: Any, *_: Any) -> None:
-        if kind is None:
-            os.chmod(self.temporary, 0o666 & ~_umask())
-            os.replace(self.temporary, self.path)
-        else:
-            os.unlink(self.temporary)
+        try:
+            if kind is None:
+                os.chmod(self.temporary, 0o666 & ~_umask())
+                os.replace(self.temporary, self.path)
+        finally:
+            if os.path.exists(self.temporary):  # something failed, here or in the block
+                os.unlink(self.temporary)
 
 
 def _umask() -> int:

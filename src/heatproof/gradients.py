@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from heatproof import seeds
 from heatproof.errors import InputError
 from heatproof.methods import Maps
 from heatproof.models.tape import Tape
@@ -153,10 +154,10 @@ class SmoothGrad:
 
     def __call__(self, tape: Tape) -> Maps:
         _positive("samples", self.samples)
-        if not self.noise >= 0:
+        if not (isinstance(self.noise, int | float) and self.noise >= 0):
             raise InputError(f"noise={self.noise!r}; expected a share of the image's range, 0 or more.")
         x = tape.x.detach()
-        generator = torch.Generator().manual_seed(self.seed)
+        generator = seeds.generator(self.seed)
         total = torch.zeros_like(tape.targets[:, :, None, None, None], dtype=x.dtype)
         sigma = self.noise * (x.amax((1, 2, 3)) - x.amin((1, 2, 3)))
         done, limit = 0, tape.limit(self.batch_size)

@@ -63,7 +63,7 @@ def _read_file(path: Path) -> Image.Image:
         raise
     except UnidentifiedImageError:
         raise InputError(f"{str(path)!r} is not an image that can be read; expected JPEG, PNG, WebP or the like.") from None
-    except Image.DecompressionBombError:
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):  # the latter where warnings are errors
         raise InputError(_too_large(repr(str(path)))) from None
     except Exception as error:  # decoders raise nearly anything on damaged files
         raise InputError(f"{str(path)!r} cannot be decoded ({error}); the file is damaged or truncated.") from error
@@ -167,7 +167,7 @@ class Sources:
         for index in range(start, min(stop, len(self.items))):
             item = self.items[index]
             try:
-                tensor = check_tensor(item)[0] if isinstance(item, Tensor) else preprocess(read_image(item))
+                tensor = check_tensor(item if isinstance(item, Tensor) else preprocess(read_image(item)))[0]
             except InputError as error:
                 errors[index] = str(error)
             else:

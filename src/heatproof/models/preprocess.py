@@ -10,7 +10,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from heatproof.errors import InputError
+from heatproof.errors import HeatproofError, InputError
 from heatproof.images import to_tensor
 
 Triple = tuple[float, float, float]
@@ -32,7 +32,14 @@ class Preprocess:
     text: str = "custom"
 
     def __call__(self, image: Image.Image) -> Float[Tensor, "3 height width"]:
-        x = self.transform(image)
+        try:
+            x = self.transform(image)
+        except HeatproofError:
+            raise
+        except Exception as error:  # the user's code, or a library's, on an image it was not made for
+            raise InputError(
+                f"preprocess= raised {type(error).__name__} on an image of {image.width}×{image.height}: {error}."
+            ) from error
         if not isinstance(x, Tensor) or x.ndim != 3 or x.shape[0] != 3 or not x.is_floating_point():
             came = f"{tuple(x.shape)} {x.dtype}" if isinstance(x, Tensor) else type(x).__name__
             raise InputError(f"preprocess= returned {came}; expected a float tensor (3, H, W) from a PIL image.")

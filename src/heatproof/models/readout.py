@@ -35,7 +35,7 @@ class Logits:
                 f"the model returned {type(output).__name__} without a tensor of logits; wrap it in a module that returns "
                 "(B, C) scores."
             )
-        if scores.ndim != 2 or scores.shape[0] != x.shape[0]:
+        if scores.ndim != 2 or scores.shape[0] != x.shape[0] or scores.shape[1] == 0:
             raise ModelError(
                 f"the model returned a tensor of shape {tuple(scores.shape)} for {x.shape[0]} image(s); expected (B, C) scores. "
                 "For a detector or a segmenter, wrap it in a module that returns one score per class."
