@@ -101,6 +101,25 @@ def wrap(
     return model.with_prompts(prompts) if prompts is not None else model
 
 
+def available() -> list[dict[str, str]]:
+    """Every name that `load()` takes, from the lists that the installed libraries bring along: nothing is downloaded.
+
+    Returns:
+        Rows with `name`, `library`, and `weights`: where they come from.
+    """
+    rows = [{"name": name, "library": "heatproof", "weights": "come with the install"} for name in _EMBEDDED]
+    for prefix, (file, package) in _LIBRARIES.items():
+        try:
+            names = importlib.import_module(file).names()
+        except ImportError:
+            rows.append({"name": f"{prefix}/…", "library": package, "weights": "pip install 'heatproof[zoo]' first"})
+        else:
+            rows += [
+                {"name": f"{prefix}/{name}", "library": package, "weights": "fetched once, or weights=FILE"} for name in names
+            ]
+    return rows
+
+
 def _described(module: nn.Module) -> dict[str, Any]:
     """What the module's own library says of it: preprocessing, labels, version."""
     root = type(module).__module__.partition(".")[0]

@@ -1,16 +1,18 @@
 """Weights from files, without ever running code that a file brings along."""
 
+import os
 import pickle
-from collections.abc import Mapping
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from heatproof.errors import ModelError
+from heatproof.models.tape import is_linear
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "model_ema", "net")
 
@@ -21,29 +23,36 @@ def read_state(path: Any) -> dict[str, Tensor]:
     Raises:
         ModelError: the file is missing or damaged, holds code, or holds no state dict.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise ModelError(f"weights= is {type(path).__name__}; expected the path of a safetensors file or a saved state dict.")
     path = Path(path)
     if not path.is_file():
         raise ModelError(f"there is no weights file {str(path)!r}; check the path.")
     try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        is_safe = path.suffix == ".safetensors"
+        state = load_file(path) if is_safe else torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ModelError(
             f"{str(path)!r} is a pickle with more than tensors in it, or not a weights file; it was not run. Save the "
             "model's state_dict(), best as safetensors, and pass that."
         ) from error
-    except (SafetensorError, OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
+    except Exception as error:  # damaged files make the readers raise nearly anything
         raise ModelError(f"{str(path)!r} cannot be read as weights ({error}); the file is damaged or of another kind.") from error
     while isinstance(state, Mapping) and not any(isinstance(value, Tensor) for value in state.values()):
         inner = next((state[name] for name in _WRAPPERS if isinstance(state.get(name), Mapping)), None)
         if inner is None:
             break
         state = inner
-    tensors = {k: v for k, v in state.items() if isinstance(v, Tensor)} if isinstance(state, Mapping) else {}
+    tensors = OrderedDict(
+        (str(name).removeprefix("module.").removeprefix("_orig_mod."), value)
+        for name, value in (state.items() if isinstance(state, Mapping) else ())
+        if isinstance(value, Tensor)
+    )
     if not tensors:
         raise ModelError(f"{str(path)!r} holds no state dict; expected names mapped to tensors.")
-    return {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
+    if hasattr(state, "_metadata"):  # versions of the modules, which tell some of them how to read older weights
+        tensors._metadata = state._metadata
+    return tensors
 
 
 def load_state(module: nn.Module, state: Mapping[str, Tensor], path: Any) -> None:
@@ -53,6 +62,11 @@ def load_state(module: nn.Module, state: Mapping[str, Tensor], path: Any) -> Non
         ModelError: names or shapes do not match.
     """
     own = module.state_dict()
+    # counters of batch norms that nothing reads in eval mode: files from before there were any lack them
+    counters = {name: tensor for name, tensor in own.items() if name.endswith("num_batches_tracked")}
+    metadata = getattr(state, "_metadata", own._metadata)
+    state = OrderedDict(counters | state)
+    state._metadata = metadata
     missing = [name for name in own if name not in state]
     extra = [name for name in state if name not in own]
     shapes = [n for n, t in own.items() if n in state and state[n].shape != t.shape]
@@ -63,7 +77,21 @@ def load_state(module: nn.Module, state: Mapping[str, Tensor], path: Any) -> Non
     module.load_state_dict(state)
 
 
-def class_count(state: Mapping[str, Tensor]) -> int | None:
-    """Number of classes that a state dict was trained for: the rows of its last weight."""
-    rows = [tensor.shape[0] for name, tensor in state.items() if name.endswith(("weight", "bias")) and tensor.ndim >= 1]
-    return int(rows[-1]) if rows else None
+def class_count(state: Mapping[str, Tensor], heads: Iterable[str]) -> int | None:
+    """Number of classes that a state dict was trained for, or None where it has no head.
+
+    Args:
+        state: in any order: a safetensors file does not keep that of the modules.
+        heads: names of the last linear layer, the first that the state dict has counts.
+    """
+    return next((int(state[f"{name}.weight"].shape[0]) for name in heads if f"{name}.weight" in state), None)
+
+
+def last_linear(module: nn.Module) -> str:
+    """Name of the last linear layer or 1×1 convolution in a module, which in a classifier is its head."""
+    return [name for name, layer in module.named_modules() if is_linear(layer)][-1]
+
+
+def said(error: BaseException) -> str:
+    """What a library raised, on one line that fits into a sentence."""
+    return " ".join(str(error).split())[:300]
