@@ -87,8 +87,7 @@ def wrap(
         name=type(module).__name__,
         readout=Similarity(encoder) if encoder else Logits(),
         text_encoder=_TEXT_ENCODERS.get(encoder) if encoder else None,
-        tokenizer=tokenizer,
-        **_described(module),
+        **_described(module) | ({} if tokenizer is None else {"tokenizer": tokenizer}),
     )
     if preprocess is not None:
         model = replace(model, preprocess=understand(preprocess))

@@ -69,7 +69,7 @@ def describe(module: nn.Module) -> dict[str, Any]:
         config = {"size": visual.image_size}
     if config is not None:
         known = PreprocessCfg(**config)
-        height, width = known.input_size[1:]
+        height, width = known.size if isinstance(known.size, tuple | list) else (known.size, known.size)
         text = f"{height}×{width}, {known.interpolation}, {known.resize_mode}"
         told["preprocess"] = Preprocess(image_transform_v2(known, is_train=False), tuple(known.mean), tuple(known.std), text)
     if getattr(getattr(module, "text", module), "vocab_size", None) == _CLIP_WORDS:
