@@ -165,6 +165,7 @@ def _explain_group(request: Request, group: list[tuple[int, Path, Tensor]]) -> I
             for one in group:
                 yield from _explain_group(request, [one])
         return
+    assert isinstance(every, dict)  # a list of methods went in
     for i, (index, path, _) in enumerate(group):
         yield Result(index, {name: _single(whole, i, str(path)) for name, whole in every.items()}, classes[i])
 
@@ -172,8 +173,9 @@ def _explain_group(request: Request, group: list[tuple[int, Path, Tensor]]) -> I
 def _single(whole: Explanation, i: int, name: str) -> Explanation:
     """The explanation of image `i` alone."""
     parts = ("maps", "raw", "images", "scores", "targets", "residual", "target_names")
-    values = {part: getattr(whole, part) for part in parts}
-    return replace(whole, **{k: None if v is None else v[i : i + 1] for k, v in values.items()}, names=(name,))
+    values: dict[str, Any] = {part: getattr(whole, part) for part in parts}
+    sliced: dict[str, Any] = {part: None if value is None else value[i : i + 1] for part, value in values.items()}
+    return replace(whole, **sliced, names=(name,))
 
 
 def _highest(model: Model, x: Tensor, count: int) -> list[list[dict[str, Any]]]:

@@ -1,0 +1,66 @@
+"""Write the parts of the documentation that come from the registry: `python docs/generate.py`, or `make docs`.
+
+README.md and docs/methods.md have markers; what stands between them is made here from `heatproof.methods()` and the
+methods' own docstrings. `tests/test_docs.py` fails while a file is stale.
+"""
+
+import inspect
+import re
+from pathlib import Path
+
+import heatproof as hp
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def between(text: str, name: str, content: str) -> str:
+    """Replace what stands between `<!-- name -->` and `<!-- /name -->`."""
+    pattern = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
+    if not re.search(pattern, text, re.DOTALL):
+        raise ValueError(f"there are no markers <!-- {name} --> and <!-- /{name} -->; put them back.")
+    return re.sub(pattern, lambda found: f"{found[1]}\n{content}\n\n{found[2]}", text, flags=re.DOTALL)
+
+
+def reference() -> str:
+    """Every method's docstring, by family, with its options and their defaults."""
+    parts = []
+    for family in dict.fromkeys(row.family for row in hp.methods()):
+        parts.append(f"## {family}")
+        for row in hp.methods():
+            if row.family == family:
+                options = ", ".join(f"`{name}={value!r}`" for name, value in row.options.items()) or "none"
+                text = inspect.getdoc(row.kind()) or ""
+                parts.append(f"### `{row.name}`\n\n{_blocks(text)}\n\nOptions: {options}.")
+    return "\n\n".join(parts)
+
+
+def _blocks(text: str) -> str:
+    """A docstring as Markdown: its `Args:`, `Returns:` and `Raises:` blocks become paragraphs and lists."""
+    lines = []
+    for line in text.splitlines():
+        if re.fullmatch(r"(Args|Returns|Raises):", line):
+            lines += [f"*{line}*", ""]
+        elif re.match(r"    \w[\w, ]*: ", line):
+            name, rest = line.strip().split(": ", 1)
+            lines.append(f"- `{name}`: {rest}")
+        elif line.startswith("        "):
+            lines.append("  " + line.strip())
+        else:
+            lines.append(line.strip())
+    return "\n".join(lines)
+
+
+def pages() -> dict[Path, str]:
+    """Each generated file, and what it should hold."""
+    table = hp.methods().markdown()
+    readme, methods = ROOT / "README.md", ROOT / "docs" / "methods.md"
+    return {
+        readme: between(readme.read_text("utf-8"), "methods", table),
+        methods: between(between(methods.read_text("utf-8"), "methods", table), "reference", reference()),
+    }
+
+
+if __name__ == "__main__":
+    for path, text in pages().items():
+        path.write_text(text, "utf-8")
+        print(path.relative_to(ROOT))
