@@ -1,5 +1,7 @@
 """Hugging Face: classifiers, CLIP and SigLIP from folders, with processors and tokenizers made here; default layers."""
 
+import os
+
 import numpy as np
 import pytest
 import safetensors.torch
@@ -154,6 +156,20 @@ def test_weights_that_lack_a_head_are_refused(folder, tmp_path):
         hp.load(f"hf/{folder}")
 
 
+def test_a_checkpoint_with_code_in_it_is_not_run(folder, tmp_path):
+    trace = tmp_path / "ran"
+    (folder / "model.safetensors").unlink()
+    torch.save({"classifier.weight": torch.zeros(5, 32), "more": Bomb(str(trace))}, folder / "pytorch_model.bin")
+    with pytest.raises(hp.ModelError, match="weights of hf/"):
+        hp.load(f"hf/{folder}")
+    assert not trace.exists()
+
+
+def test_half_precision_checkpoints_are_explained_in_float32(folder):
+    transformers.ViTForImageClassification.from_pretrained(folder).half().save_pretrained(folder)
+    assert {p.dtype for p in hp.load(f"hf/{folder}").module.parameters()} == {torch.float32}
+
+
 def test_no_image_processor_is_a_sentence(tmp_path):
     classifier().save_pretrained(tmp_path)
     with pytest.raises(hp.ModelError, match="image processor"):
@@ -203,3 +219,13 @@ def test_image_text_models_from_a_folder(tmp_path, image, kind, layer, prefix):
 
     wrapped = hp.wrap(transformers.AutoModel.from_pretrained(tmp_path)).with_prompts(texts)
     assert torch.equal(wrapped.scores(x), model.scores(x))
+
+
+class Bomb:
+    """Unpickling it leaves a folder behind."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)

@@ -138,12 +138,12 @@ def _preprocess(processor: Any) -> Preprocess:
     def transform(image: Image.Image) -> Tensor:
         return processor(images=image, return_tensors="pt")["pixel_values"][0]
 
-    mean = std = None
     black, grey, white = (_centre(transform(Image.new("RGB", (64, 64), (level,) * 3))) for level in (0, 51, 255))
-    if black is not None and np.allclose(grey, 0.8 * black + 0.2 * white, atol=1e-4) and (white > black).all():
-        std = tuple(float(v) for v in 1 / (white - black))
-        mean = tuple(float(v) for v in -black / (white - black))
-    return Preprocess(transform, mean, std, type(processor).__name__)
+    text = type(processor).__name__
+    if black is None or not (np.allclose(grey, 0.8 * black + 0.2 * white, atol=1e-4) and (white > black).all()):
+        return Preprocess(transform, text=text)
+    span = white - black
+    return Preprocess(transform, tuple((-black / span).tolist()), tuple((1 / span).tolist()), text)
 
 
 def _centre(x: Tensor) -> np.ndarray | None:
