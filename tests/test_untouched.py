@@ -301,7 +301,7 @@ def test_under_autocast(method: str) -> None:
     exact = explained(net, x, method, **({"target": 1} if "model" in hp.methods()[method].needs else {}))
     with torch.autocast("cpu", dtype=torch.bfloat16), untouched(net):
         ex = explained(net, x, method, **({"target": 1} if "model" in hp.methods()[method].needs else {}))
-    assert ex.maps.dtype == torch.float32 and torch.isfinite(ex.maps).all()
+    assert ex.maps.dtype == ex.raw.dtype == torch.float32 and torch.isfinite(ex.maps).all()
     if method not in ("scorecam", "ablationcam", "taylor", "gradient", "smoothgrad"):  # rounding decides more there
         assert correlation(ex.raw, exact.raw) > 0.97
     assert net.conv1.weight.dtype == torch.float32

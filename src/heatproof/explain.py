@@ -4,6 +4,7 @@ import importlib.metadata
 import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -173,7 +174,9 @@ def _record(model: Model, x: Tensor, needs: set[str], layer: Any) -> Tape:
 def _take(found: _Collected, tape: Tape | _Scene, chosen: dict[str, Method]) -> None:
     found.pixels.append(pixels_to_tensor(to_uint8(tape.pixels)))
     for name, one in chosen.items():
-        result = one(tape)
+        # autocast is for the model; what needs none would only lose precision
+        with nullcontext() if "model" in methods()[name].needs else torch.autocast(tape.pixels.device.type, enabled=False):
+            result = one(tape)
         maps = result.raw if result.maps is None else result.maps
         maps = resize(maps.float(), tape.size)
         found.maps[name].append(

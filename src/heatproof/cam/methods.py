@@ -280,5 +280,7 @@ def _is_linear_head(head: Head, pooled: Tensor, scores: Tensor) -> bool:
 def _close(first: Tensor, second: Tensor) -> bool:
     if first.shape != second.shape:
         return False
+    # a module in half precision, or autocast, has seven bits of mantissa where it ran
+    rough = any(x.dtype in (torch.bfloat16, torch.float16) for x in (first, second))
     first, second = first.float(), second.float()
-    return bool((first - second).abs().max() <= 1e-3 * second.abs().max().clamp_min(1e-12))
+    return bool((first - second).abs().max() <= (2e-2 if rough else 1e-3) * second.abs().max().clamp_min(1e-12))

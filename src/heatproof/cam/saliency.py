@@ -1,6 +1,7 @@
 """The one place where `Sal[i,j] = Σ_{k,l} w_{k,l} Ã^{k,l}_{ij}` is computed."""
 
 from collections.abc import Iterable
+from contextlib import nullcontext
 
 import torch
 from jaxtyping import Float
@@ -28,7 +29,13 @@ def saliency(layers: Iterable[tuple[Tensor, Tensor]]) -> Float[Tensor, "batch ta
 
 def _weighted(weights: Tensor, features: Tensor) -> Tensor:
     if weights.shape[-2:] == (1, 1) and features.shape[1] == 1:
-        return torch.einsum("btk,bkhw->bthw", weights[..., 0, 0], features[:, 0])
+        # in the features' own precision: under the caller's autocast an einsum would round the map to half of it
+        with (
+            torch.autocast(features.device.type, enabled=False)
+            if torch.is_autocast_enabled(features.device.type)
+            else nullcontext()
+        ):
+            return torch.einsum("btk,bkhw->bthw", weights[..., 0, 0], features[:, 0])
     return (weights * features).sum(2)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from typing import Any
 
 import torch
@@ -239,7 +240,7 @@ def run(readout: Readout, module: nn.Module, x: Tensor) -> Tensor:
 
 def placement(module: nn.Module) -> tuple[torch.device, torch.dtype]:
     """Device and floating type that the module's parameters (else its buffers) live in."""
-    for tensor in (*module.parameters(), *module.buffers()):
+    for tensor in chain(module.parameters(), module.buffers()):  # the first will nearly always do
         if tensor.is_floating_point():
             return tensor.device, tensor.dtype
     return torch.device("cpu"), torch.float32
