@@ -129,7 +129,7 @@ def _collect(
         if model is None:
             _take(found, _Scene(x, torch.zeros(len(x), 1, dtype=torch.long)), chosen)
         else:
-            tape = _record(model, x, needs, layer)
+            tape = _record(model, x, chosen, needs, layer)
             tape.aim(resolve_targets(target, tape.scores, model.labels, rows))
             found.layers = tuple(site.name for site in tape.sites)
             found.scores.append(tape.target_scores.cpu())
@@ -157,17 +157,19 @@ def _chunks(sources: Sources, preprocess: Preprocess) -> Iterator[tuple[list[Ten
         yield tensors, rows, errors
 
 
-def _record(model: Model, x: Tensor, needs: set[str], layer: Any) -> Tape:
+def _record(model: Model, x: Tensor, chosen: dict[str, Method], needs: set[str], layer: Any) -> Tape:
     x = x.to(*placement(model.module))
     return Tape(
         model.module,
         model.readout,
         model.preprocess,
         x,
-        model.sites(layer, x) if "layer" in needs else (),
+        model.sites(layer, x) if "layer" in needs or layer is not None else (),
         layer_gradients="layer gradient" in needs,
         input_gradient="input gradient" in needs,
         head="head" in needs,
+        # relevance is the only reader of this forward: it may watch it, instead of running another
+        watch=next(iter(chosen.values())).watch if needs == {"model", "relevance"} else None,
     )
 
 
@@ -185,6 +187,7 @@ def _take(found: _Collected, tape: Tape | _Scene, chosen: dict[str, Method]) -> 
                 maps.detach().cpu(),
                 None if result.residual is None else result.residual.detach().cpu(),
                 result.ledger,
+                result.resolved,
             )
         )
 
@@ -206,7 +209,8 @@ def _assemble(name: str, one: Method, model: Model | None, found: _Collected, so
     results = found.maps[name]
     targets = whole(found.targets, -1)
     options = {f.name: getattr(one, f.name) for f in fields(one) if f.name != "layer"}
-    reads_layer = "layer" in methods()[name].needs
+    options |= results[0].resolved
+    reads_layer = "layer" in methods()[name].needs or getattr(one, "layer", None) is not None
     return Explanation(
         maps=whole([r.maps for r in results], torch.nan),
         raw=whole([r.raw for r in results], torch.nan),

@@ -25,12 +25,14 @@ class Maps:
         maps: `(B, T, H, W)` where it is not `raw` resized, or summed over the channels.
         residual: `(B, T)` score minus everything accounted for.
         ledger: rows of the relevance ledger.
+        resolved: options whose default was decided by this model or batch, as the provenance says them.
     """
 
     raw: "Tensor"
     maps: "Tensor | None" = None
     residual: "Tensor | None" = None
     ledger: list[dict[str, Any]] | None = None
+    resolved: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @runtime_checkable
@@ -124,6 +126,7 @@ class Table(Sequence[Row]):
 _CAM, _MASK, _GRAD, _BASE = "heatproof.cam.methods", "heatproof.cam.masking", "heatproof.gradients", "heatproof.baselines"
 _MAP, _SLOPE, _INPUT = ("model", "layer"), ("model", "layer", "layer gradient"), ("model", "input gradient")
 _AGAIN = ("model", "forwards")
+_LRP_PAPERS = "Bach et al. 2015; Montavon et al. 2019; Achtibat et al. 2024"
 
 _TABLE = Table(
     [
@@ -142,6 +145,7 @@ _TABLE = Table(
         Row("layercam", "cam", _SLOPE, "Jiang et al. 2021", f"{_CAM}:LayerCAM"),
         Row("scorecam", "cam", (*_MAP, "forwards"), "Wang et al. 2020", f"{_MASK}:ScoreCAM"),
         Row("ablationcam", "cam", (*_MAP, "forwards"), "Desai & Ramaswamy 2020", f"{_MASK}:AblationCAM"),
+        Row("lrp", "relevance", ("model", "relevance"), _LRP_PAPERS, "heatproof.lrp.method:LRP"),
         Row("random", "baseline", (), "Adebayo et al. 2018", f"{_BASE}:Random"),
         Row("center", "baseline", (), "Judd et al. 2009", f"{_BASE}:Center"),
         Row("edges", "baseline", (), "Sobel & Feldman 1968; Adebayo et al. 2018", f"{_BASE}:Edges"),

@@ -51,6 +51,7 @@ class Tape:
         layer_gradients: whether scores will be differentiated with respect to the sites.
         input_gradient: whether scores will be differentiated with respect to `x`.
         head: whether to keep what the last linear layer saw.
+        watch: called with this tape to run the forward itself; it returns the scores, or None to leave it.
     """
 
     def __init__(
@@ -64,9 +65,11 @@ class Tape:
         layer_gradients: bool = False,
         input_gradient: bool = False,
         head: bool = False,
+        watch: Callable[["Tape"], Tensor | None] | None = None,
     ) -> None:
         self.module, self.readout, self.preprocess, self.sites = shadow(module), readout, preprocess, tuple(sites)
         self.head: Head | None = None
+        self.watched: Any = None
         self._outputs: dict[str, Tensor] = {}
         self._targets: Tensor | None = None
         with recording(layer_gradients or input_gradient):
@@ -74,7 +77,8 @@ class Tape:
             self.x = (x.clone() if x.is_inference() else x.detach()).to(*placement(self.module))
             if input_gradient:
                 self.x.requires_grad_()
-            self._scores = self._forward(layer_gradients, head)
+            watched = watch(self) if watch else None
+            self._scores = self._forward(layer_gradients, head) if watched is None else watched
         self.scores: Float[Tensor, "batch classes"] = self._scores.detach()
         if not torch.isfinite(self.scores).all():
             rows = (~torch.isfinite(self.scores)).any(1).nonzero().flatten().tolist()

@@ -1,0 +1,126 @@
+"""A weighted layer as rules see it: an affine map with any weights one cares to put into it."""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_CHANNEL = 1
+
+
+@dataclass(eq=False)
+class Affine:
+    """One run of a convolution or a linear layer, `z = scale · (W a + b − μ) + β`.
+
+    A batch norm that follows directly is part of the layer (`scale = γ/σ`), so that a network gives the same
+    relevance before and after the two have been fused.
+
+    Args:
+        place: name of the module that ran it.
+        kind: `"convolution"` or `"linear"`.
+        weight, bias: `W` and `b`.
+        geometry: of the convolution: stride, padding, dilation, transposed, output padding, groups.
+        input, output: values of `a` and `z`, kept only where a rule needs them.
+        scale, mean, shift: of the batch norm, None without one.
+        pixels: low and high bound of each input value, where the input is the image itself.
+        batch: number of images.
+        shape: of the input.
+        memory: what a rule computes once for all targets.
+    """
+
+    place: str
+    kind: str
+    weight: Tensor
+    bias: Tensor | None
+    geometry: tuple[Any, ...] = ()
+    input: Tensor | None = None
+    output: Tensor | None = None
+    scale: Tensor | None = None
+    mean: Tensor | None = None
+    shift: Tensor | None = None
+    pixels: tuple[Tensor, Tensor] | None = None
+    batch: int = 1
+    shape: torch.Size = field(default_factory=torch.Size)
+    memory: dict[Any, Any] = field(default_factory=dict)
+
+    @property
+    def channel_axis(self) -> int:
+        """Axis of the output channels in `z`."""
+        return _CHANNEL if self.kind == "convolution" else -1
+
+    @property
+    def whole_weight(self) -> Tensor:
+        """`scale · W`."""
+        if self.scale is None:
+            return self.weight
+        axis = 1 if self.kind == "convolution" and self.geometry[3] else 0
+        if axis == 1 and self.geometry[5] > 1:  # a grouped transposed convolution keeps its output channels per group
+            groups = self.geometry[5]
+            inputs, outputs = self.weight.shape[:2]
+            per_group = self.scale.view(groups, 1, outputs).expand(groups, inputs // groups, outputs).reshape(inputs, outputs)
+            return self.weight * per_group.reshape(inputs, outputs, *[1] * (self.weight.ndim - 2))
+        view = [1] * self.weight.ndim
+        view[axis] = -1
+        return self.weight * self.scale.view(view)
+
+    @cached_property
+    def whole_bias(self) -> Tensor | None:
+        """All that is added to `scale · W a`: the layer's bias and the norm's, one number per output channel."""
+        parts = [part for part in (self.own_bias, self.norm_shift) if part is not None]
+        return sum(parts[1:], parts[0]) if parts else None
+
+    @property
+    def own_bias(self) -> Tensor | None:
+        """`scale · b + β`: what parameters named bias add."""
+        scaled = self.bias if self.bias is None or self.scale is None else self.bias * self.scale
+        return scaled if self.shift is None else self.shift if scaled is None else scaled + self.shift
+
+    @property
+    def norm_shift(self) -> Tensor | None:
+        """`−scale · μ`: what the norm's running mean takes away."""
+        return None if self.mean is None else -self.mean * self.scale
+
+    def forward(self, a: Tensor, weight: Tensor) -> Tensor:
+        """`weight · a`, without any bias."""
+        if self.kind == "linear":
+            return torch.nn.functional.linear(a, weight)
+        stride, padding, dilation, transposed, output_padding, groups = self.geometry
+        return torch.convolution(a, weight, None, stride, padding, dilation, transposed, output_padding, groups)
+
+    def transposed(self, s: Tensor, weight: Tensor) -> Tensor:
+        """`weightᵀ · s`, in the shape of the input."""
+        if self.kind == "linear":
+            return s @ weight
+        stride, padding, dilation, transposed, output_padding, groups = self.geometry
+        # only the shape of the input counts here, so it need not have been kept
+        hollow = s.new_empty(1).expand(self.shape)
+        return torch.ops.aten.convolution_backward(
+            s, hollow, weight, None, stride, padding, dilation, transposed, output_padding, groups, (True, False, False)
+        )[0]
+
+    def back(self, s: Tensor) -> Tensor:
+        """`(scale · W)ᵀ s`, without making that matrix."""
+        return self.transposed(s if self.scale is None else s * self.per_channel(self.scale, s), self.weight)
+
+    def per_channel(self, values: Tensor, like: Tensor) -> Tensor:
+        """One number per output channel, shaped to multiply `z`."""
+        view = [1] * like.ndim
+        view[self.channel_axis] = -1
+        return values.view(view)
+
+    def absorbed(self, values: Tensor | None, s: Tensor) -> Tensor:
+        """`Σ_k values_k s_k` for each image: what something that is added to `z` takes of the relevance."""
+        if values is None:
+            return s.new_zeros(self.batch, dtype=torch.float64)
+        return per_image(s * self.per_channel(values, s), self.batch)
+
+    def dot(self, first: Tensor, second: Tensor) -> Tensor:
+        """`Σ first · second` for each image."""
+        return per_image(first * second, self.batch)
+
+
+def per_image(values: Tensor, batch: int) -> Tensor:
+    """Sum of everything that belongs to each image, formed in double precision: `(batch,)`."""
+    return values.reshape(batch, -1).sum(1, dtype=torch.float64)

@@ -1,0 +1,223 @@
+"""The method `lrp`."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from heatproof.errors import InputError, MethodError
+from heatproof.lrp.composites import composite
+from heatproof.lrp.propagation import COLUMNS, MixedBatch, Propagation
+from heatproof.methods import Maps
+from heatproof.models.sites import Site
+from heatproof.models.tape import Tape, as_tensor, on_run, recording, run
+
+
+@dataclass(frozen=True)
+class LRP:
+    """Layer-wise relevance propagation: the score, handed back from layer to layer down to the pixels.
+
+    `R_j = Σ_k (a_j w_jk / z_k) R_k` and its rules; `Σ_pixels R + residual = s`
+
+    Args:
+        composite: `"auto"`, `"lrp0"`, `"epsilon"`, `"epsilon-gamma-box"`, `"epsilon-plus-flat"`, `"attnlrp"`, or a
+            `Composite`.
+        epsilon: of the ε rules, ≥ 0; None is 1e-6.
+        gamma: of the γ rules, ≥ 0; None is 0.25.
+        low, high: lowest and highest input value for the box rule, in preprocessed units, numbers or tensors that
+            broadcast to `(1, 3, 1, 1)`; None takes them from the preprocessing, else from the batch.
+        ledger: whether to return a row for every operation.
+        layer: where to stop: relevance of that layer's output instead of the input's.
+        through: conditional relevance: `{layer: [channels]}` lets it pass only through those channels.
+        contrast: explain the score less that of another class (an index), or less the mean of all others (`"rest"`).
+
+    Returns:
+        `raw` `(B, T, 3, H, W)` signed, in units of the score (with `layer`: in the shape of that layer's output);
+        `residual` `(B, T)`: what biases, stabilisers, norms and the softmax absorbed, counted operation by operation;
+        `ledger`: rows with `place`, `op`, `rule`, `relevance_in` (arriving from above), `relevance_out` (handed down)
+        and what was absorbed: `bias`, `epsilon`, `norm`, `softmax`.
+
+    Raises:
+        MethodError: an operation without a rule, named with its place; a composite that does not exist.
+
+    Misleads where conservation is taken for truth: many maps add up to the score, and only an intervention tells
+    which of them is right. z⁺ maps depend little on the upper layers.
+
+    Paper: Bach et al. 2015; Montavon et al. 2019, section 10.2; Achtibat et al. 2024 (AttnLRP).
+    """
+
+    signed: ClassVar[bool] = True
+    composite: Any = "auto"
+    epsilon: float | None = None
+    gamma: float | None = None
+    low: Any = None
+    high: Any = None
+    ledger: bool = False
+    layer: Any = None
+    through: Any = None
+    contrast: Any = None
+
+    def watch(self, tape: Tape) -> Tensor | None:
+        """Be the tape's own forward: relevance alone then needs no other. None where the images have to go one by one."""
+        try:
+            tape.watched = self._start(tape, tape.x.detach())
+        except MixedBatch:
+            return None
+        return tape.watched.scores
+
+    def __call__(self, tape: Tape) -> Maps:
+        x = tape.x.detach()
+        try:
+            return self._finish(tape, tape.watched or self._start(tape, x), tape.targets, 0)
+        except MixedBatch:
+            pass
+        singles = [self._finish(tape, self._start(tape, x[i : i + 1]), tape.targets[i : i + 1], i) for i in range(len(x))]
+        raw, maps, residual = (torch.cat([getattr(one, name) for one in singles]) for name in ("raw", "maps", "residual"))
+        ledger = [row for one in singles for row in one.ledger or ()] if self.ledger else None
+        return Maps(raw, maps, residual, ledger, singles[0].resolved)
+
+    def _start(self, tape: Tape, x: Tensor) -> "_Run":
+        box, said = self._box(tape, x)
+        prop = Propagation(tape.module, composite(self.composite, self.epsilon, self.gamma, False), box, self.ledger)
+        site = tape.sites[0] if self.layer is not None else None
+        cut: list[Tensor] = []
+        with recording(True):
+            scores = self._forward(tape, prop, prop.begin(x), site, cut)
+        if self.composite == "auto":
+            attention = any(row.op in ("attention", "softmax") for row in prop.rows)
+            prop.composite = composite("auto", self.epsilon, self.gamma, attention)
+        return _Run(prop, scores, cut, site, said if prop.composite.pixels is not None else {})
+
+    def _finish(self, tape: Tape, watched: "_Run", targets: Tensor, first: int) -> Maps:
+        with recording(True):
+            found = [self._one_target(watched, targets[:, t]) for t in range(targets.shape[1])]
+        raw = torch.stack([one[0] for one in found], 1)
+        residual = torch.stack([sum(one[1].values(), torch.zeros(())) for one in found], 1).to(raw)
+        ledger = [row for t, one in enumerate(found) for row in _table(one[2], first, t)] if self.ledger else None
+        site = watched.site
+        maps = raw.sum(2) if site is None else torch.stack([site.to_map(raw[:, t]).sum(1) for t in range(raw.shape[1])], 1)
+        return Maps(raw, maps, residual, ledger, watched.said)
+
+    def _forward(self, tape: Tape, prop: Propagation, root: Tensor, site: Site | None, cut: list[Tensor]) -> Tensor:
+        modules = dict(tape.module.named_modules())
+        handles = []
+
+        def stop(output: Tensor) -> Tensor:
+            cut.append(output.detach().requires_grad_())
+            return cut[0].clone()
+
+        if site is not None:
+            handles.append(modules[site.name].register_forward_hook(on_run(site.run, stop)))
+        for name, channels in (self.through or {}).items() if isinstance(self.through, Mapping) else ():
+            if name not in modules:
+                raise MethodError(f"through= names the layer {name!r}, which the model does not have.")
+            handles.append(modules[name].register_forward_hook(_only(prop, name, channels)))
+        try:
+            with prop:
+                return run(tape.readout, tape.module, root)
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _one_target(self, watched: "_Run", target: Tensor) -> tuple[Tensor, dict[str, Tensor], list[tuple]]:
+        prop, scores, cut = watched.prop, watched.scores, watched.cut
+        prop.clear()
+        wanted = scores.gather(1, target[:, None])[:, 0]
+        less = self._less(scores, target)
+        inputs = [prop.leaf, prop.carrier, *cut]
+        gradients = torch.autograd.grad((wanted - less).sum(), inputs, retain_graph=True, allow_unused=True)
+        leaf, carrier, *at_cut = [torch.zeros_like(i) if g is None else g for g, i in zip(gradients, inputs, strict=True)]
+        relevance = (prop.leaf * leaf + carrier).detach()
+        extra = {"contrast": less.detach().double()} if self.contrast is not None else {}
+        if cut:
+            extra["bypass"] = relevance.flatten(1).sum(1, dtype=torch.float64)
+            relevance = (cut[0] * at_cut[0]).detach()
+        totals = dict(extra)
+        for row in prop.rows:
+            for column, amount in row.absorbed.items():
+                totals[column] = totals.get(column, 0) + amount
+        # rows change with the next target: what the ledger needs of them is taken now
+        taken = [(row.place, row.op, row.rule, row.arrived, dict(row.absorbed)) for row in prop.rows] if self.ledger else []
+        taken += [("", name, name, amount, {name: amount}) for name, amount in extra.items()]
+        return relevance, totals, taken
+
+    def _less(self, scores: Tensor, target: Tensor) -> Tensor:
+        if self.contrast is None:
+            return torch.zeros_like(scores[:, 0])
+        if self.contrast == "rest":
+            own = scores.gather(1, target[:, None])[:, 0]
+            return (scores.sum(1) - own) / max(scores.shape[1] - 1, 1)
+        if isinstance(self.contrast, bool) or not isinstance(self.contrast, int) or not 0 <= self.contrast < scores.shape[1]:
+            raise InputError(f"contrast={self.contrast!r}; expected a class index from 0 to {scores.shape[1] - 1}, or 'rest'.")
+        return scores[:, self.contrast]
+
+    def _box(self, tape: Tape, x: Tensor) -> tuple[tuple[Tensor, Tensor], dict[str, str]]:
+        """Bounds of the input, and what the provenance says of them."""
+        known = tape.preprocess.bounds()
+        seen = (x.amin((0, 2, 3), keepdim=True), x.amax((0, 2, 3), keepdim=True))
+        ends, said = [], {}
+        for given, own, name in ((self.low, 0, "low"), (self.high, 1, "high")):
+            value = given if given is not None else seen[own] if known is None else known[own]
+            source = "given" if given is not None else "the batch's own range" if known is None else "preprocessing"
+            try:
+                ends.append(torch.as_tensor(value).to(x).expand(1, 3, 1, 1))
+            except (RuntimeError, TypeError, ValueError) as error:
+                raise InputError(f"{name}= does not broadcast to (1, 3, 1, 1): {error}") from error
+            said[name] = f"{[round(v, 4) for v in ends[-1].flatten().tolist()]} ({source})"
+        return (ends[0], ends[1]), said
+
+
+@dataclass
+class _Run:
+    """A forward under watch, ready for backwards."""
+
+    prop: Propagation
+    scores: Tensor
+    cut: list[Tensor]
+    site: Site | None
+    said: dict[str, str]
+
+
+def _only(prop: Propagation, name: str, channels: Sequence[int]) -> Any:
+    """A forward hook that lets relevance pass only through some channels, and books the rest."""
+
+    def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
+        tensor = as_tensor(output)
+        axis = 1 if tensor.ndim == 4 else -1
+        wrong = [c for c in channels if not 0 <= c < tensor.shape[axis]]
+        if wrong:
+            raise MethodError(f"through= names channels {wrong} of layer {name!r}, which has {tensor.shape[axis]}.")
+        mask = torch.zeros(tensor.shape[axis], device=tensor.device, dtype=tensor.dtype)
+        mask[list(channels)] = 1
+        mask = mask.view([-1 if n == axis % tensor.ndim else 1 for n in range(tensor.ndim)])
+        row = prop.row("condition", f"only channels {list(channels)}")
+        value = tensor.detach().clone()
+
+        def keep(gradient: Tensor) -> Tensor:
+            prop.absorb(row, "condition", prop.relevance(value * (1 - mask), gradient))
+            return gradient * mask
+
+        tensor.register_hook(keep)
+
+    return hook
+
+
+def _table(taken: Sequence[tuple], first: int, target: int) -> list[dict[str, Any]]:
+    """Ledger rows as dictionaries, one per operation that relevance reached, image and target."""
+    rows = []
+    for place, op, rule, arrived, absorbed in taken:
+        amounts = {column: absorbed.get(column) for column in (*COLUMNS, *(c for c in absorbed if c not in COLUMNS))}
+        if arrived is None and not absorbed:
+            continue
+        lost = sum(absorbed.values())
+        arrived = lost if arrived is None else arrived
+        for i in range(len(arrived)):
+            values = {column: 0.0 if amount is None else float(amount[i]) for column, amount in amounts.items()}
+            came = float(arrived[i])
+            rows.append(
+                {"image": first + i, "target": target, "place": place, "op": op, "rule": rule, "relevance_in": came,
+                 "relevance_out": came - sum(values.values()), **values}
+            )  # fmt: skip
+    return rows

@@ -1,0 +1,125 @@
+"""Products of two signals: attention, gates, quotients."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from heatproof.lrp.functions import Scale
+from heatproof.lrp.propagation import Propagation
+
+
+def share(prop: Propagation, first: Any, second: Any, elementwise: bool) -> tuple[Any, Any, str]:
+    """The two factors as they enter a product, and what was decided.
+
+    Under `products="signal"` the one that is a gate (a sigmoid, a softmax, or the smaller of two that broadcast) is
+    constant. Otherwise each factor's backward is halved: both would else claim the whole relevance.
+    """
+    if not (_signal(first) and _signal(second)):
+        return first, second, "linear in the signal"
+    if prop.composite.products == "signal":
+        gates = [hasattr(first, "_lrp_gate"), hasattr(second, "_lrp_gate")]
+        if gates[0] == gates[1] and elementwise and first.numel() != second.numel():
+            gates = [first.numel() < second.numel(), second.numel() < first.numel()]
+        if gates[0] != gates[1]:
+            pair = (first.detach(), second) if gates[0] else (first, second.detach())
+            return *pair, "gate constant"
+    return Scale.apply(first, 0.5), Scale.apply(second, 0.5), "half to each factor"
+
+
+def _signal(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.requires_grad
+
+
+def _product(prop: Propagation, func: Any, name: str, args: tuple, kwargs: dict) -> Any:
+    first, second = args[0], args[1] if len(args) > 1 else kwargs.get("other", kwargs.get("mat2"))
+    elementwise = name.strip("_") in ("mul", "multiply", "rmul")
+    one, two, rule = share(prop, first, second, elementwise)
+    row = prop.row(name.strip("_"), rule)
+    y = func(one, two)
+    if rule == "linear in the signal":
+        source = first if _signal(first) else second
+        if elementwise:
+            _carry(source, y, lambda t: func(*(t if value is source else value for value in (first, second))))
+    prop.watch(y, row)
+    return y
+
+
+def _quotient(prop: Propagation, func: Any, name: str, args: tuple, kwargs: dict) -> Any:
+    above, below = (args[1], args[0]) if name.startswith("__r") else (args[0], args[1] if len(args) > 1 else kwargs["other"])
+    fixed = below.detach() if isinstance(below, Tensor) else below
+    row = prop.row("div", "denominator constant" if _signal(below) else "linear in the signal")
+    if not _signal(above):
+        return torch.as_tensor(above / fixed)
+    y = above / fixed
+    if not _signal(below):
+        _carry(above, y, lambda t: t / fixed)
+    prop.watch(y, row)
+    return y
+
+
+def _carry(source: Tensor, y: Tensor, change: Callable[[Tensor], Tensor]) -> None:
+    """Tags that survive a multiplication with a constant."""
+    if hasattr(source, "_lrp_gate"):
+        y._lrp_gate = True
+    pixels = getattr(source, "_lrp_pixels", None)
+    if pixels is not None and y.shape == source.shape:
+        ends = change(pixels.low), change(pixels.high)
+        y._lrp_pixels = type(pixels)(pixels.carrier, torch.minimum(*ends), torch.maximum(*ends))
+
+
+def _einsum(prop: Propagation, func: Any, name: str, args: tuple, kwargs: dict) -> Any:
+    equation, factors = args[0], list(args[1] if isinstance(args[1], list | tuple) else args[1:])
+    moving = [n for n, factor in enumerate(factors) if _signal(factor)]
+    rule = "linear in the signal"
+    if len(moving) > 2:
+        raise prop.no_rule("einsum of three signals")
+    if len(moving) == 2:
+        first, second = moving
+        factors[first], factors[second], rule = share(prop, factors[first], factors[second], False)
+    row = prop.row("einsum", rule)
+    y = func(equation, *factors)
+    prop.watch(y, row)
+    return y
+
+
+def _attention(prop: Propagation, func: Any, name: str, args: tuple, kwargs: dict) -> Any:
+    given = dict(zip(("query", "key", "value", "attn_mask", "dropout_p", "is_causal"), args, strict=False)) | kwargs
+    query, key, value = (given.pop(part) for part in ("query", "key", "value"))
+    if prop.composite.products == "signal":
+        row = prop.row("attention", "attention weights constant")
+        y = func(query.detach(), key.detach(), value, **given)
+        prop.watch(y, row)
+        return y
+    # half of the product goes to the weights; of what the softmax hands down, half each to query and key
+    row = prop.row("attention", "AttnLRP")
+
+    def shared(*taps: Tensor) -> Tensor:
+        parts = zip(taps, (0.25, 0.25, 0.5), strict=True)
+        return func(*(Scale.apply(t, factor) if _signal(t) else t for t, factor in parts), **given)
+
+    y = prop.measured(shared, [query, key, value], "softmax", row)
+    prop.watch(y, row)
+    return y
+
+
+def _glu(prop: Propagation, func: Any, name: str, args: tuple, kwargs: dict) -> Any:
+    dim = args[1] if len(args) > 1 else kwargs.get("dim", -1)
+    value, gate = args[0].chunk(2, dim)
+    row = prop.row("glu", "gate constant")
+    y = value * gate.detach().sigmoid()
+    prop.watch(y, row)
+    return y
+
+
+_PRODUCTS = ("mul", "multiply", "__mul__", "__rmul__", "matmul", "__matmul__", "__rmatmul__", "bmm", "mm", "mv", "dot")
+_QUOTIENTS = ("div", "divide", "true_divide", "__truediv__", "__rtruediv__", "__div__")
+NAMES: dict[str, Callable[..., Any]] = {
+    **dict.fromkeys(_PRODUCTS, _product),
+    **dict.fromkeys(_QUOTIENTS, _quotient),
+    "einsum": _einsum,
+    "scaled_dot_product_attention": _attention,
+    "glu": _glu,
+}
+"""Handlers by the operation's name."""

@@ -1,0 +1,234 @@
+"""The engine: watches one forward, operation by operation, and gives each the backward that its rule asks for.
+
+Relevance is `R = a ⊙ g`. In this form linear maps, sums, pooling, selection and every change of shape need nothing
+but autograd's own backward. What is left are weighted layers (their rules), activations (`g · y/x`), products,
+norms, and whatever adds a constant, which absorbs relevance and is accounted for, operation by operation.
+"""
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from heatproof.errors import MethodError
+from heatproof.lrp.affine import Affine, per_image
+from heatproof.lrp.composites import Composite, Layer
+from heatproof.lrp.functions import Tap, Through
+from heatproof.lrp.rules import Passed
+
+COLUMNS = ("bias", "epsilon", "norm", "softmax")
+
+
+class MixedBatch(Exception):
+    """The images of a batch do not lie along the first axis of some tensor, so they have to go one by one."""
+
+
+@dataclass(eq=False)
+class Row:
+    """One operation in the ledger: what arrived from above, and what it absorbed, for each image."""
+
+    place: str
+    op: str
+    rule: str = "autograd"
+    arrived: Tensor | None = None
+    absorbed: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass
+class Pixels:
+    """What a tensor that still is the image carries along: the relevance of pixels, and their bounds."""
+
+    carrier: Tensor
+    low: Tensor
+    high: Tensor
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Pixels":
+        return Pixels(change(self.carrier), change(self.low), change(self.high))
+
+
+class Propagation(TorchFunctionMode):
+    """One forward under watch.
+
+    Args:
+        module: the shadow that runs; its submodules name the places.
+        composite: which rule goes where.
+        box: `(low, high)` of the input, each broadcastable to it, for rules that need them.
+        ledger: whether to keep a row for every operation.
+    """
+
+    def __init__(self, module: nn.Module, composite: Composite, box: tuple[Tensor, Tensor] | None, ledger: bool) -> None:
+        super().__init__()
+        self.module, self.composite, self.box, self.ledger = module, composite, box, ledger
+        self.layers: list[Affine] = []
+        self.rows: list[Row] = []
+        self.batch = 1
+        self._places = [""]
+        self._savers: dict[int, list[Affine]] = {}
+        self._stack = ExitStack()
+
+    def begin(self, x: Tensor) -> Tensor:
+        """Make `x` the input: what the module must be run on."""
+        self.batch = len(x)
+        self.leaf = x.detach().requires_grad_()
+        self.carrier = torch.zeros_like(x).requires_grad_()
+        root = self.leaf.clone()
+        if self.composite.pixels is not None or self.composite.choose is not None:
+            low, high = self.box or (x.amin((0, 2, 3), keepdim=True), x.amax((0, 2, 3), keepdim=True))
+            root._lrp_pixels = Pixels(self.carrier, low.to(x).expand_as(x), high.to(x).expand_as(x))
+        return root
+
+    def __enter__(self) -> "Propagation":
+        for name, module in self.module.named_modules():
+            for handle in (
+                module.register_forward_pre_hook(lambda _m, _i, name=name: self._places.append(name)),
+                module.register_forward_hook(self._leave),
+            ):
+                self._stack.callback(handle.remove)
+        return super().__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        self._stack.close()
+        self._savers.clear()
+
+    def _leave(self, _module: nn.Module, _inputs: Any, _output: Any) -> None:
+        self._places.pop()
+
+    @property
+    def place(self) -> str:
+        """Name of the innermost module that is running."""
+        return self._places[-1]
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        from heatproof.lrp.operations import handle  # which needs this file
+
+        return handle(self, func, args, kwargs or {})
+
+    # --- accounts -----------------------------------------------------------------------------------------------
+
+    def row(self, op: str, rule: str = "autograd") -> Row:
+        """A line of the ledger for an operation that runs now."""
+        row = Row(self.place, op, rule)
+        self.rows.append(row)
+        return row
+
+    def clear(self) -> None:
+        """Empty the accounts before another backward."""
+        for row in self.rows:
+            row.arrived, row.absorbed = None, {}
+
+    def absorb(self, row: Row, column: str, amount: Tensor) -> None:
+        """Book what an operation absorbed of each image's relevance."""
+        before = row.absorbed.get(column)
+        row.absorbed[column] = amount if before is None else before + amount
+
+    def relevance(self, value: Tensor, gradient: Tensor) -> Tensor:
+        """`Σ a · g` for each image."""
+        shape = torch.broadcast_shapes(value.shape, gradient.shape)
+        self.check_batch(shape)
+        return per_image((value * gradient).expand(shape), self.batch)
+
+    def check_batch(self, shape: torch.Size) -> None:
+        """Raise `MixedBatch` unless the first axis is that of the images."""
+        if self.batch > 1 and (not shape or shape[0] != self.batch or (len(shape) == 3 and shape[1] == self.batch)):
+            raise MixedBatch
+
+    def watch(self, y: Tensor, row: Row) -> None:
+        """In the full ledger, note what relevance arrives at an operation's output."""
+        if self.ledger:
+            value = y.detach().clone()  # what follows may write in place
+
+            def arrived(gradient: Tensor) -> None:
+                amount = self.relevance(value, gradient)
+                row.arrived = amount if row.arrived is None else row.arrived + amount
+
+            y.register_hook(arrived)
+
+    def constant(self, y: Tensor, added: Tensor, column: str, row: Row) -> None:
+        """`y` contains a constant: book `constant · g` when the backward passes."""
+        if bool((added != 0).any()):
+            y.register_hook(lambda gradient: self.absorb(row, column, self.relevance(added, gradient)))
+
+    def measured(self, func: Callable[..., Any], inputs: list[Tensor], column: str, row: Row) -> Any:
+        """Run an operation and book the difference between what arrives and what it hands down."""
+
+        def handed_down(value: Tensor, gradient: Tensor) -> None:
+            self.absorb(row, column, -self.relevance(value, gradient))
+
+        y = func(*(Tap.apply(t, handed_down) if t.requires_grad else t for t in inputs))
+        value = y.detach().clone()
+        y.register_hook(lambda gradient: self.absorb(row, column, self.relevance(value, gradient)))
+        return y
+
+    # --- weighted layers ----------------------------------------------------------------------------------------
+
+    def through(self, layer: Affine, a: Tensor, z: Tensor, op: str) -> Tensor:
+        """The output of a weighted layer, with its rule in the backward."""
+        self.check_batch(z.shape)
+        pixels = getattr(a, "_lrp_pixels", None)
+        layer.batch, layer.shape = self.batch, a.shape
+        layer.pixels = None if pixels is None else (pixels.low, pixels.high)
+        if pixels is not None or self.composite.needs_input:
+            layer.input = a.detach()
+            self._keep(layer, layer.input)
+        if pixels is not None or self.composite.needs_output or self.ledger:
+            layer.output = z.detach()
+            self._keep(layer, layer.output)
+        row = self.row(op)
+        carrier = None if pixels is None else pixels.carrier
+        y = Through.apply(a, carrier, [z], lambda gradient: self._back(layer, row, gradient))
+        y._lrp_layer = (layer, row, a, y._version)
+        self.layers.append(layer)
+        return y
+
+    def merged(self, y: Tensor, scale: Tensor, mean: Tensor, shift: Tensor | None, z: Tensor) -> Tensor | None:
+        """The output `z` of a batch norm right above a weighted layer with output `y`, as one layer; None where it is not."""
+        layer, row, a, version = getattr(y, "_lrp_layer", (None,) * 4)
+        if layer is None or version != y._version or layer.scale is not None or (layer.kind == "linear" and y.ndim != 2):
+            return None
+        if layer in self.layers:
+            self.layers.remove(layer)
+            self.rows.remove(row)
+        fresh = replace(layer, scale=scale, mean=mean, shift=shift, memory={}, output=None, input=None)
+        place, self._places[-1] = self._places[-1], row.place
+        try:
+            return self.through(fresh, a, z, f"{row.op}+batch_norm")
+        finally:
+            self._places[-1] = place
+
+    def _back(self, layer: Affine, row: Row, gradient: Tensor) -> Passed:
+        last = max(len(self.layers) - 1, 1)
+        number = self.layers.index(layer) if layer in self.layers else 0
+        seen = Layer(row.place, layer.kind, number / last, layer.pixels is not None, number == len(self.layers) - 1)
+        rule = self.composite.rule(seen)
+        passed = rule(layer, gradient.contiguous())
+        row.rule = repr(rule)
+        for column in ("bias", "epsilon", "norm"):
+            self.absorb(row, column, getattr(passed, column))
+        if self.ledger:
+            row.arrived = layer.dot(layer.output, gradient)
+        return passed
+
+    def _keep(self, layer: Affine, value: Tensor) -> None:
+        self._savers.setdefault(value.untyped_storage().data_ptr(), []).append(layer)
+
+    def before_writing(self, target: Tensor) -> None:
+        """Something is about to write into a tensor: rules that still need its values take a copy."""
+        pointer = target.untyped_storage().data_ptr()
+        for layer in self._savers.pop(pointer, ()):
+            for name in ("input", "output"):
+                value = getattr(layer, name)
+                if value is not None and value.untyped_storage().data_ptr() == pointer:
+                    setattr(layer, name, value.clone())
+
+    def no_rule(self, op: str) -> MethodError:
+        """The error for an operation that relevance cannot pass."""
+        where = f"module {self.place!r}" if self.place else "the model's own forward"
+        return MethodError(
+            f"lrp has no rule for the operation {op!r} in {where}; hp.lrp.coverage(model) lists what each operation gets. "
+            "integrated-gradients works on any differentiable model."
+        )

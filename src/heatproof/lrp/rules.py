@@ -1,0 +1,285 @@
+"""The rules. Each says how the relevance of a layer's outputs goes back to its inputs, and what gets lost on the way.
+
+For `z_k = Σ_j a_j w_jk + b_k` and relevance `R_k`, all rules work in gradient form: with `g_k = R_k / z_k` above,
+they return `g_j = R_j / a_j` below, because everything else in a network then needs only autograd's own backward.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from heatproof.lrp.affine import Affine, per_image
+
+_TINY = 1e-9
+
+
+@dataclass
+class Passed:
+    """What a rule hands down, and what it absorbed of the relevance of each image.
+
+    Args:
+        gradient: `R / a` in the shape of the input, or None where the rule gives relevance itself.
+        relevance: `R` in the shape of the input, from rules for pixels.
+        bias, epsilon, norm: `(B,)` absorbed by biases, by the stabiliser, by the norm's running mean.
+    """
+
+    gradient: Tensor | None
+    bias: Tensor
+    epsilon: Tensor
+    norm: Tensor
+    relevance: Tensor | None = None
+
+
+class Rule(ABC):
+    """How relevance passes through one weighted layer."""
+
+    needs_input: bool = False
+    needs_output: bool = True
+    pixels_only: bool = False
+
+    @abstractmethod
+    def __call__(self, layer: Affine, gradient: Tensor) -> Passed:
+        """From `g = R / z` at the output to `R / a` at the input."""
+
+
+@dataclass(frozen=True)
+class Zero(Rule):
+    """LRP-0: in proportion to the contributions.
+
+    `R_j = Σ_k a_j w_jk / z_k · R_k`
+
+    Used on top, near the score. It is gradient × input on ReLU networks, noise included.
+    Paper: Bach et al. 2015; Montavon et al. 2019, equation 10.2.
+    """
+
+    needs_output = False
+
+    def __call__(self, layer: Affine, gradient: Tensor) -> Passed:
+        return _through(layer, gradient, 0.0)
+
+
+@dataclass(frozen=True)
+class Epsilon(Rule):
+    """LRP-ε: weak and contradictory contributions are absorbed.
+
+    `R_j = Σ_k a_j w_jk / (z_k + ε sign(z_k)) · R_k`, `sign(0) = 1`
+
+    Used in the middle layers; larger ε makes sparser maps.
+
+    Args:
+        epsilon: ≥ 0, in units of the layer's output.
+
+    Paper: Bach et al. 2015, equation 58; Montavon et al. 2019, equation 10.3.
+    """
+
+    epsilon: float = 1e-6
+
+    def __call__(self, layer: Affine, gradient: Tensor) -> Passed:
+        z = layer.output
+        kept = gradient * (z / stabilised(z, self.epsilon))
+        return _through(layer, kept, layer.dot(z, gradient) - layer.dot(z, kept))
+
+
+@dataclass(frozen=True)
+class Gamma(Rule):
+    """LRP-γ: contributions of the output's own sign count more.
+
+    `R_j = Σ_k a_j (w_jk + γ w_jk⁺) / Σ_j a_j (w_jk + γ w_jk⁺) · R_k` for `a ≥ 0` and `z_k > 0`
+
+    For signed inputs, and for negative outputs, the products `a_j w_jk` of the output's sign are the ones boosted.
+    The bias is one of the summands. Used in the lower layers; larger γ suppresses negative relevance.
+
+    Args:
+        gamma: ≥ 0; towards infinity the rule becomes z⁺.
+
+    Paper: Montavon et al. 2019, equation 10.4; Andéol et al. 2021 for signed values.
+    """
+
+    gamma: float = 0.25
+    needs_input = True
+
+    def __call__(self, layer: Affine, gradient: Tensor) -> Passed:
+        z, bias = layer.output, layer.whole_bias
+        weights = _memory(layer, ("gamma", self.gamma), lambda: _boosted(layer.whole_weight, self.gamma))
+        branches = []
+        for sign in (1, -1):
+            part = torch.where(z * sign > 0, z * gradient, 0.0)
+            if sign < 0 and not part.any():  # below a ReLU no negative output has relevance
+                continue
+            own = (weights[0], weights[1]) if sign > 0 else (weights[1], weights[0])
+            added = None if bias is None else bias + self.gamma * (bias * sign).relu() * sign
+            branches.append(_Branch(part, *own, added, ("gamma", self.gamma, sign)))
+        return _split(layer, branches, layer.dot(z, gradient))
+
+
+@dataclass(frozen=True)
+class AlphaBeta(Rule):
+    """LRP-αβ: positive and negative contributions go their own ways.
+
+    `R_j = Σ_k (α (a_j w_jk)⁺ / Σ_j (a_j w_jk)⁺ − β (a_j w_jk)⁻ / Σ_j (a_j w_jk)⁻) · R_k`, `α − β = 1`
+
+    Used in the lower layers. α = 1 is z⁺; α = 2, β = 1 shows evidence against as well.
+
+    Args:
+        alpha, beta: with `alpha − beta = 1`.
+
+    Paper: Bach et al. 2015, equation 60.
+    """
+
+    alpha: float = 2.0
+    beta: float = 1.0
+    needs_input = True
+
+    def __call__(self, layer: Affine, gradient: Tensor) -> Passed:
+        z, bias = layer.output, layer.whole_bias
+        total = z * gradient
+        weights = _memory(layer, "signs", lambda: (layer.whole_weight.clamp(min=0), layer.whole_weight.clamp(max=0)))
+        branches = []
+        for share, sign in ((self.alpha, 1), (-self.beta, -1)):
+            if share:
+                own = weights if sign > 0 else weights[::-1]
+                added = None if bias is None else (bias * sign).relu() * sign
+                branches.append(_Branch(share * total, *own, added, ("signs", sign)))
+        return _split(layer, branches, per_image(total, layer.batch))
+
+
+@dataclass(frozen=True)
+class ZPlus(Rule):
+    """LRP-z⁺: positive contributions only; γ in the limit, αβ with α = 1.
+
+    `R_j = Σ_k (a_j w_jk)⁺ / Σ_j (a_j w_jk)⁺ · R_k`
+
+    Used in the lower convolutions. Its maps are clean and depend little on the upper layers.
+    Paper: Montavon et al. 2017, equation 18.
+    """
+
+    needs_input = True
+
+    def __call__(self, layer: Affine, gradient: Tensor) -> Passed:
+        return AlphaBeta(1.0, 0.0)(layer, gradient)
+
+
+class PixelRule(Rule):
+    """A rule for the layer that sees the image, which gives relevance to pixels that are zero too."""
+
+    pixels_only = True
+    needs_input = True
+
+
+@dataclass(frozen=True)
+class Flat(PixelRule):
+    """LRP-flat: equally to everything in the receptive field.
+
+    `R_j = Σ_k 1 / Σ_j 1 · R_k`
+
+    Used at the pixels, where single values say little.
+    Paper: Lapuschkin et al. 2019, supplement.
+    """
+
+    def __call__(self, layer: Affine, gradient: Tensor) -> Passed:
+        return _by_weights(layer, gradient, torch.ones_like(layer.weight))
+
+
+@dataclass(frozen=True)
+class WSquare(PixelRule):
+    """LRP-w²: by squared weights, whatever the input.
+
+    `R_j = Σ_k w_jk² / Σ_j w_jk² · R_k`
+
+    Used at the pixels of networks whose inputs have no bounds.
+    Paper: Montavon et al. 2017, equation 12.
+    """
+
+    def __call__(self, layer: Affine, gradient: Tensor) -> Passed:
+        return _by_weights(layer, gradient, layer.whole_weight.square())
+
+
+@dataclass(frozen=True)
+class ZBox(PixelRule):
+    """LRP-zᴮ: the contributions as seen from the box that pixels live in.
+
+    `R_j = Σ_k (a_j w_jk − l_j w_jk⁺ − h_j w_jk⁻) / Σ_j (same) · R_k`
+
+    Used at the pixels. The bounds come from the model's preprocessing, or from `low=` and `high=`. The bias cancels.
+    Paper: Montavon et al. 2017, equation 14.
+    """
+
+    def __call__(self, layer: Affine, gradient: Tensor) -> Passed:
+        low, high = layer.pixels
+        whole = layer.whole_weight
+        parts = ((layer.input, whole), (-low, whole.clamp(min=0)), (-high, whole.clamp(max=0)))
+        total = layer.output * gradient
+        seen = _memory(layer, "box", lambda: sum(layer.forward(values, weight) for values, weight in parts))
+        s = total / stabilised(seen, _TINY)
+        relevance = sum(values * layer.transposed(s, weight) for values, weight in parts)
+        return _from_relevance(layer, total, relevance)
+
+
+@dataclass
+class _Branch:
+    """Part of the relevance, and the weights that it follows from positive and from negative inputs."""
+
+    relevance: Tensor
+    positive: Tensor
+    negative: Tensor
+    bias: Tensor | None
+    key: object
+
+
+def _split(layer: Affine, branches: list[_Branch], arrived: Tensor) -> Passed:
+    """Send each branch back along its own weights: `R_j = Σ_k a_j w_jk / Σ_j a_j w_jk · R_k` with `w` by the sign of `a_j`."""
+    a = layer.input
+    one_signed = _memory(layer, "one-signed", lambda: not bool((a < 0).any()))
+    gradient, bias, kept = 0, 0, 0
+    for branch in branches:
+
+        def summed(branch: _Branch = branch) -> Tensor:
+            if one_signed:
+                z = layer.forward(a, branch.positive)
+            else:
+                z = layer.forward(a.clamp(min=0), branch.positive) + layer.forward(a.clamp(max=0), branch.negative)
+            return z if branch.bias is None else z + layer.per_channel(branch.bias, z)
+
+        z = _memory(layer, ("sum", branch.key), summed)
+        s = branch.relevance / stabilised(z, _TINY)
+        back = layer.transposed(s, branch.positive)
+        gradient = gradient + (back if one_signed else torch.where(a < 0, layer.transposed(s, branch.negative), back))
+        bias = bias + layer.absorbed(branch.bias, s)
+        kept = kept + layer.dot(z, s)
+    if not branches:
+        gradient, bias, kept = torch.zeros_like(a), torch.zeros_like(arrived), torch.zeros_like(arrived)
+    return Passed(gradient, bias, arrived - kept, torch.zeros_like(arrived))
+
+
+def _through(layer: Affine, s: Tensor, lost: Tensor | float) -> Passed:
+    nothing = layer.absorbed(None, s)
+    return Passed(layer.back(s), layer.absorbed(layer.own_bias, s), nothing + lost, layer.absorbed(layer.norm_shift, s))
+
+
+def _by_weights(layer: Affine, gradient: Tensor, weight: Tensor) -> Passed:
+    total = layer.output * gradient
+    shares = _memory(layer, "shares", lambda: layer.forward(torch.ones_like(layer.input[:1]), weight))
+    return _from_relevance(layer, total, layer.transposed(total / stabilised(shares, _TINY), weight))
+
+
+def _from_relevance(layer: Affine, total: Tensor, relevance: Tensor) -> Passed:
+    lost = per_image(total, layer.batch) - per_image(relevance, layer.batch)
+    return Passed(None, torch.zeros_like(lost), lost, torch.zeros_like(lost), relevance)
+
+
+def _boosted(weight: Tensor, gamma: float) -> tuple[Tensor, Tensor]:
+    return weight + gamma * weight.clamp(min=0), weight + gamma * weight.clamp(max=0)
+
+
+def _memory(layer: Affine, key: object, make) -> object:
+    """What does not depend on the target is computed at the first backward and kept for the others."""
+    if key not in layer.memory:
+        layer.memory[key] = make()
+    return layer.memory[key]
+
+
+def stabilised(z: Tensor, epsilon: float) -> Tensor:
+    """`z + ε sign(z)` with `sign(0) = 1`, never zero."""
+    return z + torch.where(z < 0, -max(epsilon, 1e-30), max(epsilon, 1e-30))
