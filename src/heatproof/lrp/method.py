@@ -26,8 +26,9 @@ class LRP:
             `Composite`.
         epsilon: of the ε rules, ≥ 0; None is 1e-6.
         gamma: of the γ rules, ≥ 0; None is 0.25.
-        low, high: lowest and highest input value for the box rule, in preprocessed units, numbers or tensors that
-            broadcast to `(1, 3, 1, 1)`; None takes them from the preprocessing, else from the batch.
+        low: lowest input value for the box rule, in preprocessed units, a number or a tensor that broadcasts to
+            `(1, 3, 1, 1)`; None takes it from the preprocessing, else from the batch.
+        high: the highest, likewise.
         ledger: whether to return a row for every operation.
         layer: where to stop: relevance of that layer's output instead of the input's.
         through: conditional relevance: `{layer: [channels]}` lets it pass only through those channels.

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from heatproof.errors import MethodError
+from heatproof.errors import HeatproofError, MethodError
 from heatproof.lrp.affine import Affine, per_image
 from heatproof.lrp.composites import Composite, Layer
 from heatproof.lrp.functions import Tap, Through
@@ -23,8 +23,8 @@ from heatproof.lrp.rules import Passed
 COLUMNS = ("bias", "epsilon", "norm", "softmax")
 
 
-class MixedBatch(Exception):
-    """The images of a batch do not lie along the first axis of some tensor, so they have to go one by one."""
+class MixedBatch(HeatproofError):
+    """The images of a batch do not lie along the first axis of some tensor, so they go one by one. Never seen outside."""
 
 
 @dataclass(eq=False)

@@ -282,4 +282,6 @@ def _memory(layer: Affine, key: object, make) -> object:
 
 def stabilised(z: Tensor, epsilon: float) -> Tensor:
     """`z + ε sign(z)` with `sign(0) = 1`, never zero."""
-    return z + torch.where(z < 0, -max(epsilon, 1e-30), max(epsilon, 1e-30))
+    # the smallest normal number stands in for ε = 0; adding 0.0 first makes a zero positive
+    least = z.new_full((), max(epsilon, torch.finfo(z.dtype).tiny))
+    return torch.copysign(least, z + 0.0).add_(z)
