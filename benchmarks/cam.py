@@ -110,6 +110,7 @@ def main() -> None:
     """Run everything and print it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--threads", type=int, default=None, help="torch threads; default: torch's own choice")
+    parser.add_argument("--processor", action="store_true", help="processor time, for one thread on a busy machine")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--only", choices=["one", "six", "peer", "memory", "growth", "start"], nargs="+", default=None)
@@ -126,11 +127,14 @@ def main() -> None:
         x = torch.randn(batch, 3, 224, 224, generator=torch.Generator().manual_seed(1))
         rounds = max(3, given.rounds // (1 if batch == 1 else 2))
         if wanted("one"):
-            _print(f"One map per image, batch {batch}", in_turns(one_map(net, x), rounds))
+            _print(f"One map per image, batch {batch}", in_turns(one_map(net, x), rounds, processor=given.processor))
         if wanted("six"):
-            _print(f"Thirty maps per image, batch {batch}", in_turns(six_by_five(net, x), rounds))
+            _print(f"Thirty maps per image, batch {batch}", in_turns(six_by_five(net, x), rounds, processor=given.processor))
         if wanted("peer"):
-            _print(f"Thirty maps per image by the peer, batch {batch}", in_turns(six_by_five_peer(net, x), 3, warm=0))
+            _print(
+                f"Thirty maps per image by the peer, batch {batch}",
+                in_turns(six_by_five_peer(net, x), 3 if batch == 1 else 1, warm=0),
+            )
         if wanted("memory"):
             print(f"\nPeak memory, batch {batch} (MB: before the call, at its peak, difference; × a forward's)")
             found = memory.peaks(batch)
