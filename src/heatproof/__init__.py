@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from heatproof import lrp as lrp
     from heatproof.errors import HeatproofError, InputError, MethodError, ModelError
     from heatproof.explain import explain
     from heatproof.explanation import Explanation
@@ -37,6 +38,8 @@ __all__ = ["Explanation", "HeatproofError", "InputError", "MethodError", "Model"
 
 
 def __getattr__(name: str) -> Any:
+    if name == "lrp":
+        return importlib.import_module("heatproof.lrp")
     # imported when first used, so that `heatproof --help` does not wait for torch
     if name not in _FACE:
         raise AttributeError(f"module 'heatproof' has no attribute {name!r}")
@@ -46,7 +49,7 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_FACE})
+    return sorted({*globals(), *_FACE, "lrp"})
 
 
 class _Face(ModuleType):

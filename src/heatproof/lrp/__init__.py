@@ -1,7 +1,9 @@
 """Layer-wise relevance propagation on any network, with a ledger of where every unit of the score went."""
 
 from heatproof.lrp.composites import Composite, Layer
+from heatproof.lrp.coverage import coverage
 from heatproof.lrp.method import LRP
 from heatproof.lrp.rules import AlphaBeta, Epsilon, Flat, Gamma, Rule, WSquare, ZBox, Zero, ZPlus
 
-__all__ = ["LRP", "AlphaBeta", "Composite", "Epsilon", "Flat", "Gamma", "Layer", "Rule", "WSquare", "ZBox", "ZPlus", "Zero"]
+__all__ = ["LRP", "AlphaBeta", "Composite", "Epsilon", "Flat", "Gamma", "Layer", "Rule", "WSquare", "ZBox", "ZPlus",
+           "Zero", "coverage"]  # fmt: skip

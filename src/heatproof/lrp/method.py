@@ -87,8 +87,7 @@ class LRP:
         with recording(True):
             scores = self._forward(tape, prop, prop.begin(x), site, cut)
         if self.composite == "auto":
-            attention = any(row.op in ("attention", "softmax") for row in prop.rows)
-            prop.composite = composite("auto", self.epsilon, self.gamma, attention)
+            prop.composite = composite("auto", self.epsilon, self.gamma, prop.has_attention)
         return _Run(prop, scores, cut, site, said if prop.composite.pixels is not None else {})
 
     def _finish(self, tape: Tape, watched: "_Run", targets: Tensor, first: int) -> Maps:

@@ -18,7 +18,7 @@ from heatproof.errors import HeatproofError, MethodError
 from heatproof.lrp.affine import Affine, per_image
 from heatproof.lrp.composites import Composite, Layer
 from heatproof.lrp.functions import Tap, Through
-from heatproof.lrp.rules import Passed
+from heatproof.lrp.rules import Passed, Rule
 
 COLUMNS = ("bias", "epsilon", "norm", "softmax")
 
@@ -34,6 +34,7 @@ class Row:
     place: str
     op: str
     rule: str = "autograd"
+    layer: Affine | None = None
     arrived: Tensor | None = None
     absorbed: dict[str, Tensor] = field(default_factory=dict)
 
@@ -58,12 +59,20 @@ class Propagation(TorchFunctionMode):
         composite: which rule goes where.
         box: `(low, high)` of the input, each broadcastable to it, for rules that need them.
         ledger: whether to keep a row for every operation.
+        tolerant: whether an operation without a rule gets a row that says so, instead of raising.
     """
 
-    def __init__(self, module: nn.Module, composite: Composite, box: tuple[Tensor, Tensor] | None, ledger: bool) -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        composite: Composite,
+        box: tuple[Tensor, Tensor] | None = None,
+        ledger: bool = False,
+        tolerant: bool = False,
+    ) -> None:
         super().__init__()
-        self.module, self.composite, self.box, self.ledger = module, composite, box, ledger
-        self.layers: list[Affine] = []
+        self.module, self.composite, self.box, self.ledger, self.tolerant = module, composite, box, ledger, tolerant
+        self.layers: list[Row] = []
         self.rows: list[Row] = []
         self.batch = 1
         self._places = [""]
@@ -104,9 +113,20 @@ class Propagation(TorchFunctionMode):
         return self._places[-1]
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        from heatproof.lrp.operations import handle  # which needs this file
+        from heatproof.lrp.operations import handle, operation  # which needs this file
 
-        return handle(self, func, args, kwargs or {})
+        try:
+            return handle(self, func, args, kwargs or {})
+        except MethodError:
+            if not self.tolerant:
+                raise
+            self.row(operation(func), "none")
+            return func(*args, **(kwargs or {}))
+
+    @property
+    def has_attention(self) -> bool:
+        """Whether the forward had any attention."""
+        return any(row.op in ("attention", "softmax") for row in self.rows)
 
     # --- accounts -----------------------------------------------------------------------------------------------
 
@@ -182,7 +202,8 @@ class Propagation(TorchFunctionMode):
         carrier = None if pixels is None else pixels.carrier
         y = Through.apply(a, carrier, [z], lambda gradient: self._back(layer, row, gradient))
         y._lrp_layer = (layer, row, a, y._version)
-        self.layers.append(layer)
+        row.layer = layer
+        self.layers.append(row)
         return y
 
     def merged(self, y: Tensor, scale: Tensor, mean: Tensor, shift: Tensor | None, z: Tensor) -> Tensor | None:
@@ -190,8 +211,8 @@ class Propagation(TorchFunctionMode):
         layer, row, a, version = getattr(y, "_lrp_layer", (None,) * 4)
         if layer is None or version != y._version or layer.scale is not None or (layer.kind == "linear" and y.ndim != 2):
             return None
-        if layer in self.layers:
-            self.layers.remove(layer)
+        if row in self.layers:
+            self.layers.remove(row)
             self.rows.remove(row)
         fresh = replace(layer, scale=scale, mean=mean, shift=shift, memory={}, output=None, input=None)
         place, self._places[-1] = self._places[-1], row.place
@@ -200,11 +221,15 @@ class Propagation(TorchFunctionMode):
         finally:
             self._places[-1] = place
 
+    def rule(self, row: Row) -> Rule:
+        """The rule that a weighted layer gets, known once the forward is over."""
+        number, last = self.layers.index(row) if row in self.layers else 0, len(self.layers) - 1
+        layer = row.layer
+        seen = Layer(row.place, layer.kind, number / max(last, 1), layer.pixels is not None, number == last)
+        return self.composite.rule(seen)
+
     def _back(self, layer: Affine, row: Row, gradient: Tensor) -> Passed:
-        last = max(len(self.layers) - 1, 1)
-        number = self.layers.index(layer) if layer in self.layers else 0
-        seen = Layer(row.place, layer.kind, number / last, layer.pixels is not None, number == len(self.layers) - 1)
-        rule = self.composite.rule(seen)
+        rule = self.rule(row)
         passed = rule(layer, gradient.contiguous())
         row.rule = repr(rule)
         for column in ("bias", "epsilon", "norm"):
