@@ -195,16 +195,15 @@ def test_an_exception_in_the_middle_of_forward(method: str, call: int) -> None:
     net.gate = gate  # a function is shared with the shadow, so it counts all forwards
     x = image()
     with untouched(net):
-        if call == 1:
-            with pytest.raises(hp.ModelError, match=r"ValueError.*the disk is on fire"):
-                explained(net, x, method)
+        try:
+            explained(net, x, method)
+        except hp.ModelError as error:
+            assert "ValueError" in str(error) and "the disk is on fire" in str(error)
+            failed = True
         else:
-            try:
-                explained(net, x, method)
-            except hp.ModelError as error:
-                assert "the disk is on fire" in str(error) and calls[0] >= call
-            else:
-                assert calls[0] < call or method in ("ablationcam",) or "layer" in hp.methods()[method].needs
+            failed = False
+    # the search for a layer forgives a second look that fails, as some networks have no gradients; nothing else does
+    assert failed == (calls[0] >= call) or (call == 2 and "layer" in hp.methods()[method].needs)
     net.gate = lambda: None
     assert torch.isfinite(explained(net, x, method).maps).all()
 
@@ -253,17 +252,18 @@ def test_threads_explain_one_module_at_once(threads: int, shared: bool) -> None:
             assert torch.equal(ex.targets, serial[n].targets)
 
 
-def test_a_thread_that_trains_meanwhile_is_not_disturbed() -> None:
-    """The graph of a running backward pass holds versions of the weights; explaining must not write to any."""
-    net = seeded().train()
-    loss = net(image(4)).square().sum()
-    explained(net, image(), "ablationcam")
-    explained(net, image(), "gradcam")
-    loss.backward()
-    twin = seeded().train()
-    torch.manual_seed(0)
-    assert all(p.grad is not None for p in net.parameters())
-    assert twin.conv1.weight.shape == net.conv1.weight.grad.shape
+def test_a_backward_pass_that_waits_meanwhile_is_not_disturbed() -> None:
+    """A graph holds the versions of the weights that it was made with; explaining must not write to any."""
+    net, alone = seeded().train(), seeded().train()
+    for module, explains in ((net, True), (alone, False)):
+        torch.manual_seed(4)
+        loss = module(image(4)).square().sum()
+        if explains:
+            for method in METHODS:
+                explained(module, image(), method)
+        loss.backward()
+    for mine, expected in zip(net.parameters(), alone.parameters(), strict=True):
+        assert torch.equal(mine.grad, expected.grad)
 
 
 MODES = {"no_grad": torch.no_grad, "inference_mode": torch.inference_mode, "enable_grad": torch.enable_grad}
