@@ -1,9 +1,10 @@
-"""Make the pictures in docs/images: `python examples/pictures.py`.
+"""Make the pictures in docs/images: `python examples/pictures.py [NAME…]`, all of them without a name (some minutes).
 
 The photos are scikit-image's `chelsea` (Stefan van der Walt) and `coffee` (Rachel Michetti, courtesy of Pikolo Espresso
 Bar), both CC0 and part of its wheel.
 """
 
+import sys
 from pathlib import Path
 
 import skimage
@@ -28,12 +29,14 @@ PICTURES = {
 
 def main() -> None:
     model = hp.load("efficientnet-lite0")
-    for name, (photo, methods, options) in PICTURES.items():
+    for name in sys.argv[1:] or PICTURES:
+        photo, methods, options = PICTURES[name]
         explanations = hp.explain(model, PHOTOS / f"{photo}.png", methods, **options)
-        sheet = panel(explanations, tile=200 if len(methods) < 6 else 170)
-        # 256 colours halve the file; dithered, or the smooth maps would show bands that the methods did not draw
-        palette = sheet.quantize(256)
-        sheet.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG).save(FOLDER / f"{name}.png", optimize=True)
+        sheet = panel(explanations, tile=170)
+        if len(methods) > 4:
+            # 256 colours halve the file; dithered, or the smooth maps would show bands that the methods did not draw
+            sheet = sheet.quantize(palette=sheet.quantize(256), dither=Image.Dither.FLOYDSTEINBERG)
+        sheet.save(FOLDER / f"{name}.png", optimize=True)
         print(FOLDER / f"{name}.png")
 
 

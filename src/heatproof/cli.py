@@ -28,18 +28,20 @@ _ClickError: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__na
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help="Show where a vision model looked.")
 
 
-@app.callback(invoke_without_command=True)
-def _face(
-    context: typer.Context,
-    version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
-) -> int:
-    if version:
+def _print_version(wanted: bool) -> bool:
+    if wanted:
         import importlib.metadata
 
         print(importlib.metadata.version("heatproof"))
-    elif context.invoked_subcommand is None:
-        print(context.get_help())
-    return 0
+        raise typer.Exit
+    return wanted
+
+
+_VERSION = typer.Option("--version", help="Print the version.", is_eager=True, callback=_print_version)
+
+
+@app.callback()
+def _face(version: Annotated[bool, _VERSION] = False) -> None: ...
 
 
 @app.command()
@@ -77,8 +79,8 @@ def explain(
         from heatproof.files import Request, expand, explain_files, stems, write
         from heatproof.methods import build
 
-        build(names, options)
         _check_types([row.kind() for row in rows], options)
+        build(names, options)  # says if none of them knows an option
         needed = model or target or prompt or weights or classes or any("model" in row.needs for row in rows)
         voice.work(f"loading {model or _DEFAULT_MODEL}")
         aimed, targets = _aim(model or _DEFAULT_MODEL, weights, prompt or [], target or []) if needed else (None, None)
@@ -150,7 +152,7 @@ def models(
     if as_json:
         print_json(found)
     elif found:
-        print_table(("model", "library", "note"), [(row["name"], row["library"], row["note"]) for row in found])
+        print_table(("model", "library", "weights"), [(row["name"], row["library"], row["weights"]) for row in found])
     else:
         raise InputError(f"no model has {text!r} in its name; `heatproof models` without --filter lists them all.")
     return 0
@@ -170,7 +172,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         warnings.simplefilter("default", UserWarning)
         warnings.showwarning = lambda message, *_, **__: _say(f"note: {message}")
         try:
-            code = app(None if arguments is None else list(arguments), prog_name="heatproof", standalone_mode=False)
+            typed = list(sys.argv[1:] if arguments is None else arguments)
+            code = app(typed or ["--help"], prog_name="heatproof", standalone_mode=False)
         except _ClickError as error:
             _say(f"{error.format_message().rstrip('.')}. See `heatproof --help`.")
             return 2
@@ -234,19 +237,19 @@ def _aim(name: str, weights: Path | None, prompts: list[str], values: list[str])
     model = model.with_prompts(prompts) if prompts else model
     known = model.labels or ()
 
-    def found(text: str) -> bool:
+    def is_known(text: str) -> bool:
         with contextlib.suppress(InputError):
-            return not model.takes_prompts or find_label(text, known) >= 0
+            return find_label(text, known) >= 0
         return False
 
     wanted: list[str] = []
     for value in values:
         parts = [part.strip() for part in value.split(",") if part.strip()]
-        # labels and prompts may have commas of their own
-        whole = value in known or (all(map(found, parts)) is False)
+        # a label may have a comma of its own, and so may a new prompt
+        whole = not parts or value in known or (model.takes_prompts and not all(map(is_known, parts)))
         wanted += [value] if whole else parts
     if model.takes_prompts:
-        new = [text for text in dict.fromkeys(wanted) if not found(text)]
+        new = [text for text in dict.fromkeys(wanted) if not is_known(text)]
         model = model.with_prompts([*known, *new]) if new else model
         if not model.labels:
             raise InputError(f"{name} compares images with texts; pass at least one, as in --prompt 'a photo of a cat'.")

@@ -1,0 +1,437 @@
+"""The command line as a user meets it: what is on stdout, what is on stderr, which files are there, which exit code."""
+
+import contextlib
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+import warnings
+import weakref
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import heatproof as hp
+from heatproof import cli, console, files
+from heatproof.errors import InputError
+from heatproof.report.panel import panel
+
+
+def photo(path, width, height, seed=0, dc=0):
+    rng = np.random.default_rng(seed)
+    small = Image.fromarray(rng.integers(0, 256 - dc, (3, 4, 3), dtype=np.uint8) + np.uint8(dc))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    small.resize((width, height), Image.Resampling.BICUBIC).save(path)
+    return path
+
+
+@pytest.fixture
+def run(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments):
+        code = cli.main([str(argument) for argument in arguments])
+        said = capsys.readouterr()
+        return code, said.out, said.err.splitlines()
+
+    return call
+
+
+class Tiny(torch.nn.Module):
+    """Scores of images of any size; class 1 likes blue."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(3)
+        self.features = torch.nn.Conv2d(3, 5, 3, stride=2, padding=1)
+        self.head = torch.nn.Linear(5, 4)
+
+    def forward(self, x):
+        if min(x.shape[-2:]) < 4:
+            raise RuntimeError("too small")
+        return self.head(self.features(x).relu().mean((2, 3)))
+
+
+LABELS = ["crane", "Crane bird, wader", "sea, snow", "crane"]
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    """`--model tiny`: images enter at their own size."""
+    import heatproof.models
+
+    model = hp.wrap(Tiny(), preprocess=lambda image: torch.from_numpy(np.array(image)).permute(2, 0, 1) / 255, labels=LABELS)
+    known = heatproof.models.load
+    monkeypatch.setattr(heatproof.models, "load", lambda name, weights=None: model if name == "tiny" else known(name, weights))
+    return model
+
+
+def test_help_imports_no_torch():
+    code = "import sys; from heatproof.cli import main; c = main(['--help']); assert c == 0; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "False"
+    assert all(command in done.stdout for command in ("explain", "methods", "models"))
+
+
+def test_python_m_and_the_installed_command_are_the_same():
+    for command in ([sys.executable, "-m", "heatproof"], [str(Path(sys.executable).with_name("heatproof"))]):
+        done = subprocess.run([*command, "--version"], capture_output=True, text=True, check=True)
+        assert re.fullmatch(r"\d+\.\d+\.\d+\n", done.stdout)
+
+
+def test_nothing_typed_is_help(run):
+    code, out, err = run()
+    assert code == 0 and "explain" in out and err == []
+
+
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        (["explain"], "Missing argument"),
+        (["explian"], "explian"),
+        (["explain", "x.png", "--modle", "a"], "--modle"),
+        (["explain", "x.png", "--method", "gradcm"], "'gradcam'"),
+        (["explain", "x.png", "--method", " , "], "names no method"),
+        (["explain", "x.png", "--model", "efficientnet-lite"], "'efficientnet-lite0'"),
+        (["explain", "x.png", "--weights", "none.pt"], "'none.pt'"),
+        (["explain", "x.png", "--target", "tabbby"], "'tabby'"),
+        (["explain", "x.png", "--target", "1000"], "0 to 999"),
+        (["explain", "x.png", "--target=-1"], "'-1'"),
+        (["explain", "x.png", "--prompt", "a cat"], "classifier"),
+        (["explain", "x.png", "--classes", "-1"], "--classes"),
+        (["explain", "x.png", "--method", "smoothgrad", "--option", "sample=3"], "'samples'"),
+        (["explain", "x.png", "--method", "smoothgrad", "--option", "samples"], "name=value"),
+        (["explain", "x.png", "--method", "smoothgrad", "--option", "samples=many"], "expected int"),
+        (["explain", "x.png", "--method", "smoothgrad", "--option", "samples=true"], "expected int"),
+        (["explain", "x.png", "--method", "smoothgrad", "--option", "noise=loud"], "expected float"),
+        (["explain", "x.png", "--method", "gradcam", "--option", "layer=_swish"], "--layer"),
+        (["explain", "x.png", "--method", "gradient", "--layer", "_swish"], "'layer'"),
+        (["explain", "x.png", "--method", "edges", "-o", "x.png/inside"], "'x.png/inside'"),
+        (["models", "--filter", "no such model"], "'no such model'"),
+    ],
+    ids=lambda value: " ".join(value[1:])[:40] if isinstance(value, list) else "",
+)
+def test_bad_usage_is_one_line_and_two(run, tmp_path, arguments, said):
+    photo(tmp_path / "x.png", 20, 20)
+    code, out, err = run(*arguments)
+    assert (code, out) == (2, "")
+    assert len(err) == 1 and err[0].startswith("heatproof: ") and said in err[0]
+    assert sorted(p.name for p in tmp_path.iterdir() if p.is_file()) == ["x.png"]
+
+
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        (["--layer", "head"], "'head'"),
+        (["--layer", "featurs"], "'features'"),
+        (["--method", "integrated-gradients", "--option", "steps=0"], "steps=0"),
+        (["--method", "integrated-gradients", "--option", "baseline=[1,2]"], "baseline="),
+    ],
+    ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else "",
+)
+def test_a_request_that_fits_no_image_is_bad_usage(run, tiny, tmp_path, arguments, said):
+    photo(tmp_path / "x.png", 20, 17)
+    code, out, err = run("explain", "x.png", "--model", "tiny", *arguments)
+    assert (code, out) == (2, "") and len(err) == 1 and said in err[0]
+
+
+def test_what_is_written_is_what_explain_says(run, tiny, tmp_path):
+    path = photo(tmp_path / "a b.v2.png", 21, 14)
+    code, out, err = run(
+        "explain", path.name, "--model", "tiny", "--method", "gradcam, gradient", "--method", "gradcam", "--target", "0",
+        "--target", "wader,sea, snow", "--target", "3, 2", "-o", "out/deep", "--json", "--classes", "2",
+    )  # fmt: skip
+    assert (code, err) == (0, [])
+    document = json.loads(out)
+    assert document["model"] == "Tiny" and document["failed"] == []
+    (record,) = document["images"]
+    expected = hp.explain(tiny, path, ["gradcam", "gradient"], target=[[0, 1, 2, 3]])
+    assert [one["method"] for one in record["explanations"]] == ["gradcam", "gradient"]
+    for one in record["explanations"]:
+        direct, saved = expected[one["method"]], hp.Explanation.load(one["file"])
+        torch.testing.assert_close(saved.maps, direct.maps)
+        torch.testing.assert_close(saved.raw, direct.raw)
+        assert saved.names == (path.name,) and saved.target_names == direct.target_names and saved.layer == direct.layer
+        assert one["layer"] == list(direct.layer)
+        assert [t["index"] for t in one["targets"]] == [0, 1, 2, 3]
+        for t, told in enumerate(one["targets"]):
+            assert told["score"] == pytest.approx(direct.scores[0, t].item(), abs=1e-6)
+            assert np.array_equal(np.array(Image.open(told["picture"])), np.array(direct.overlay(0, t)))
+    scores = tiny.scores(path)[0]
+    best = sorted(range(4), key=lambda c: -scores[c].item())[:2]
+    assert [c["index"] for c in record["classes"]] == best and [c["class"] for c in record["classes"]] == [
+        LABELS[c] for c in best
+    ]
+    total = sum(np.exp(s) for s in scores.tolist())
+    for c in record["classes"]:
+        assert c["softmax"] == pytest.approx(np.exp(scores[c["index"]].item()) / total, rel=1e-5)
+    kinds = ("crane", "crane-bird-wader", "sea-snow", "crane-2")
+    names = {f"a-b-v2.{m}.{k}.png" for m in ("gradcam", "gradient") for k in kinds}
+    names |= {"a-b-v2.gradcam.safetensors", "a-b-v2.gradient.safetensors", "a-b-v2.panel.png"}
+    assert {p.name for p in (tmp_path / "out" / "deep").iterdir()} == names
+
+
+def test_several_methods_and_options_go_where_they_are_known(run, tiny, tmp_path):
+    path = photo(tmp_path / "x.png", 15, 12)
+    code, out, _ = run(
+        "explain", "x.png", "--model", "tiny", "--method", "smoothgrad,gradcam,random", "--option", "samples=3",
+        "--option", "noise=1", "--layer", "features", "--option", "seed=5", "--option", "batch_size=none", "--json",
+    )  # fmt: skip
+    assert code == 0
+    told = {one["method"]: one for one in json.loads(out)["images"][0]["explanations"]}
+    assert told["smoothgrad"]["options"] == {"samples": 3, "noise": 1, "seed": 5, "batch_size": None}
+    assert told["random"]["options"] == {"seed": 5} and told["gradcam"]["layer"] == ["features"]
+    direct = hp.explain(tiny, path, "smoothgrad", samples=3, noise=1, seed=5)
+    torch.testing.assert_close(hp.Explanation.load(told["smoothgrad"]["file"]).maps, direct.maps)
+
+
+def test_a_bad_image_costs_itself_and_one_line(run, tiny, tmp_path):
+    folder = tmp_path / "in"
+    for n in (10, 9, 2):
+        photo(folder / f"i{n}.png", 12, 9, seed=n)
+    photo(folder / "i3.png", 9, 12)
+    photo(folder / "i1.png", 3, 3)  # this network cannot take it
+    (folder / "empty.jpg").touch()
+    (folder / "notes.txt").write_text("not listed")
+    (folder / ".hidden.png").write_text("nor this")
+    (folder / "text.jpg").write_text("no image")
+    with warnings.catch_warnings(record=True) as caught:
+        code, out, err = run("explain", "in", "gone.png", "none*.png", "in/i2.png", "--model", "tiny", "--json")
+    assert code == 1 and not caught
+    document = json.loads(out)
+    assert [Path(one["image"]).name for one in document["images"]] == ["i2.png", "i3.png", "i9.png", "i10.png"]
+    bad = ["none*.png", "in/empty.jpg", "in/i1.png", "in/text.jpg", "gone.png"]
+    assert [one["image"] for one in document["failed"]] == bad
+    assert len(err) == len(bad)
+    for line, name, failed in zip(err, bad, document["failed"], strict=True):
+        assert line == f"heatproof: {failed['error']}" and repr(name) in line
+
+
+def test_table_on_stdout_failures_on_stderr(run, tmp_path):
+    photo(tmp_path / "[red]x.png", 12, 9)  # rich's own markup in a name
+    (tmp_path / "line\nbreak.png").write_text("no image")
+    code, out, err = run("explain", "[red]x.png", "line\nbreak.png", "--method", "edges", "-o", "out")
+    assert code == 1
+    header, row = out.splitlines()
+    assert header.split() == ["image", "method", "target", "score", "layer", "file"]
+    assert row.split() == ["[red]x.png", "edges", "–", "–", "–", "out/red-x.edges.png"]
+    assert len(err) == 1 and "break.png" in err[0]
+
+
+def test_all_bad_prints_no_table(run, tmp_path):
+    assert run("explain", "gone.png", "--method", "edges")[:2] == (1, "")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such file names")
+def test_a_name_that_is_no_text(run, tmp_path):
+    photo(tmp_path / "x.png", 8, 8).rename(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.png"))
+    for extra in ((), ("--json",)):
+        code, out, err = run("explain", ".", "--method", "edges", "-o", "out", *extra)
+        assert (code, err) == (0, []) and "image.edges.png" in out
+    code, out, err = run("explain", "n" * 300 + ".png", "--method", "edges")
+    assert code == 1 and len(err) == 1
+
+
+def test_a_failing_write_is_one_line(run, tmp_path):
+    photo(tmp_path / "x.png", 8, 8)
+    (tmp_path / "out" / "x.edges.png").mkdir(parents=True)
+    code, out, err = run("explain", "x.png", "--method", "edges", "-o", "out")
+    assert (code, out) == (2, "") and len(err) == 1 and "x.edges.png" in err[0]
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["x.edges.png"]
+
+
+def test_interrupted_is_one_line_and_130(run, tmp_path, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    photo(tmp_path / "x.png", 8, 8)
+    monkeypatch.setattr(files, "write", interrupt)
+    code, out, err = run("explain", "x.png", "--method", "edges")
+    assert (code, out) == (130, "") and len(err) == 1 and "interrupted" in err[0]
+
+
+def test_a_bug_is_one_line_too(run, tmp_path, monkeypatch):
+    photo(tmp_path / "x.png", 8, 8)
+    monkeypatch.setattr(files, "write", lambda *_: 1 / 0)
+    code, out, err = run("explain", "x.png", "--method", "edges")
+    assert (code, out) == (1, "") and len(err) == 1 and "ZeroDivisionError" in err[0]
+
+
+def test_what_a_library_prints_does_not_reach_stdout(run, tmp_path, monkeypatch):
+    photo(tmp_path / "x.png", 8, 8)
+    write = files.write
+    monkeypatch.setattr(files, "write", lambda *a: print("chatter") or write(*a))
+    code, out, err = run("explain", "x.png", "--method", "edges", "--json")
+    assert code == 0 and err == ["chatter"] and json.loads(out)["failed"] == []
+
+
+def test_warnings_are_one_line(run, tmp_path, monkeypatch):
+    photo(tmp_path / "x.png", 8, 8)
+    write = files.write
+    monkeypatch.setattr(files, "write", lambda *a: warnings.warn("two\nlines", stacklevel=1) or write(*a))
+    code, _, err = run("explain", "x.png", "--method", "edges")
+    assert code == 0 and err == ["heatproof: note: two lines"]
+
+
+def test_methods_is_the_registry(run):
+    code, out, _ = run("methods", "--json")
+    assert code == 0 and [row["name"] for row in json.loads(out)] == hp.methods().names
+    assert run("methods", "--markdown")[1].strip() == hp.methods().markdown()
+    lines = run("methods")[1].splitlines()
+    assert [line.split()[0] for line in lines if line[0] != " "] == ["method", *hp.methods().names]
+
+
+def test_models_are_what_is_available(run):
+    from heatproof.models.loading import available
+
+    code, out, err = run("models", "--json")
+    assert (code, err) == (0, []) and json.loads(out) == available()
+    code, out, _ = run("models", "--filter", "EfficientNet-Lite0")
+    names = [line.split()[0] for line in out.splitlines()]
+    assert code == 0 and names[:2] == ["model", "efficientnet-lite0"]
+    assert all("efficientnet-lite0" in name.lower() or name == "model" for name in names)
+
+
+class Texts(torch.nn.Module):
+    """An image–text model: texts of length n like channel n mod 3."""
+
+    def encode_image(self, x):
+        return x.mean((2, 3))
+
+    def encode_text(self, tokens):
+        return torch.nn.functional.one_hot(tokens % 3, 3).float()
+
+    def forward(self, x):
+        return self.encode_image(x)
+
+
+def test_prompts_and_targets_of_an_image_text_model(monkeypatch):
+    model = hp.wrap(Texts(), preprocess=lambda image: torch.zeros(3, 4, 4), tokenizer=lambda t: torch.tensor([len(s) for s in t]))
+    monkeypatch.setattr("heatproof.models.load", lambda name, weights=None: model)
+    aimed, targets = cli._aim("it", None, ["a cat", "a dog, wet"], ["a dog, wet", "a cat,1", "snow, ice", "snow, ice"])
+    assert aimed.prompts == ("a cat", "a dog, wet", "snow, ice") and targets == [1, 0, 2]
+    assert cli._aim("it", None, ["a cat"], [])[1] is None
+    with pytest.raises(InputError, match="--prompt"):
+        cli._aim("it", None, [], [])
+
+
+# the files behind it
+
+
+def test_natural_order():
+    assert sorted(["b", "a10", "A2", "a1b20", "a1b3"], key=files.natural) == ["a1b3", "a1b20", "A2", "a10", "b"]
+
+
+def test_expand_takes_files_folders_and_patterns(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a/x10.PNG", "a/x9.jpg", "a/b/y.png", "a/readme.txt", "c[1].png", "c1.png"):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).touch()
+    Path("empty").mkdir()
+
+    def expand(*arguments):
+        found, failed = files.expand(arguments)
+        return [str(p) for p in found], list(failed)
+
+    assert expand("a") == (["a/x9.jpg", "a/x10.PNG"], [])
+    assert expand("a/**/*.png", "a/x9.jpg", "a") == (["a/b/y.png", "a/x9.jpg", "a/x10.PNG"], [])
+    assert expand("c[1].png") == (["c[1].png"], [])
+    assert expand("c[12].png", "empty", "d*", "gone.png") == (["c1.png", "gone.png"], ["empty", "d*"])
+
+
+def test_names_never_collide_and_never_leave_the_folder():
+    paths = [
+        Path(p) for p in ("a/cat.jpg", "b/Cat.png", "cat-2.png", "c/cat.gif", "..png", "/", "ж" * 200 + ".png", "a/../x y.png")
+    ]
+    names = files.stems(paths)
+    assert len({name.casefold() for name in names}) == len(paths)
+    assert names[:2] == ["cat", "Cat-2"] and names[-1] == "x-y"
+    for name in names:
+        assert name and "." not in name and "/" not in name and len(name.encode()) <= 110
+    many = files.unique(["x"] * 5000 + ["x-4999"])
+    assert len(set(many)) == 5001
+
+
+def test_groups_are_of_one_size_within_the_limit_and_are_let_go(tiny, tmp_path, monkeypatch):
+    sizes = [(8, 6)] * 5 + [(6, 8)] * 2 + [(8, 6)]
+    paths = [photo(tmp_path / f"{n}.png", *size, seed=n) for n, size in enumerate(sizes)]
+    seen, real = [], files.explain
+    monkeypatch.setattr(files, "batch_limit", lambda height, width: 2)
+    monkeypatch.setattr(files, "explain", lambda model, x, *rest, **o: seen.append(tuple(x.shape)) or real(model, x, *rest, **o))
+    results, alive = files.explain_files(files.Request(tiny, ["gradcam"]), paths), []
+    for n, result in enumerate(results):
+        direct = hp.explain(tiny, paths[n], "gradcam")
+        one = result.explanations["gradcam"]
+        assert result.index == n and one.names == (str(paths[n]),)
+        torch.testing.assert_close(one.maps, direct.maps)
+        torch.testing.assert_close(one.scores, direct.scores)
+        alive.append(weakref.ref(one.maps))
+        del one, result
+    assert seen == [(2, 3, 6, 8)] * 2 + [(1, 3, 6, 8), (2, 3, 8, 6), (1, 3, 6, 8)]
+    assert not any(ref() is not None for ref in alive[:-2])
+
+
+def test_one_image_that_breaks_its_group_costs_only_itself(tmp_path):
+    class Picky(Tiny):
+        def forward(self, x):
+            scores = super().forward(x)
+            return torch.where(x.mean((1, 2, 3))[:, None] > 0.9, torch.nan, scores)
+
+    model = hp.wrap(Picky(), preprocess=lambda image: torch.from_numpy(np.array(image)).permute(2, 0, 1) / 255)
+    paths = [photo(tmp_path / f"{n}.png", 9, 9, seed=n, dc=250 if n == 1 else 0) for n in range(3)]
+    results = list(files.explain_files(files.Request(model, ["gradcam"]), paths))
+    assert [r.index for r in results] == [0, 1, 2] and [r.error is None for r in results] == [True, False, True]
+    assert "1.png" in results[1].error and "NaN" in results[1].error
+
+
+def test_panel_holds_each_overlay_in_its_place(tiny, tmp_path):
+    path = photo(tmp_path / "x.png", 60, 30)
+    several = hp.explain(tiny, path, ["gradcam", "gradient"], target=[[1, 2]])
+    sheet = np.array(panel(several, tile=60, columns=2)).astype(int)
+    blocks = [[several["gradcam"].image(0), several["gradcam"].overlay(0, t), several["gradient"].overlay(0, t)] for t in (0, 1)]
+    rows = [line for block in blocks for line in (block[:2], block[2:])]
+    for r, row in enumerate(rows):
+        for c, picture in enumerate(row):
+            y, x = 8 + r * (30 + 40 + 8) + 40, 8 + c * (60 + 8)
+            assert np.array_equal(sheet[y : y + 30, x : x + 60], np.array(picture))
+    with pytest.raises(InputError, match="same images"):
+        panel({})
+    with pytest.raises(InputError, match="same images"):
+        panel({"a": several["gradcam"], "b": hp.explain(tiny, path, "gradcam")})
+
+
+def test_json_has_no_nan():
+    text = io.StringIO()
+    with contextlib.redirect_stdout(text):
+        console.print_json({"a": [float("nan"), float("inf"), 1.5], 2: (True, None, Path("x"))})
+    assert json.loads(text.getvalue(), parse_constant=pytest.fail) == {"a": [None, None, 1.5], "2": [True, None, "x"]}
+
+
+@pytest.mark.parametrize("patience, shown", [(0.05, True), (60.0, False)])
+def test_a_bar_appears_only_when_it_takes_long(monkeypatch, patience, shown):
+    monkeypatch.setattr(console, "PATIENCE", patience)
+    voice, buffer = console.Voice(), io.StringIO()
+    voice.console = console.Console(file=buffer, force_terminal=True, width=100)
+    with voice:
+        voice.work("explaining", 4)
+        voice.step()
+        time.sleep(0.4)
+        voice.say("a line")
+    assert "a line" in buffer.getvalue()
+    assert ("explaining" in buffer.getvalue() and "1/4" in buffer.getvalue()) == shown
+
+
+def test_a_log_file_gets_no_bar(monkeypatch):
+    monkeypatch.setattr(console, "PATIENCE", 0.01)
+    voice, buffer = console.Voice(), io.StringIO()
+    voice.console = console.Console(file=buffer, force_terminal=False)
+    with voice:
+        voice.work("explaining", 4)
+        time.sleep(0.1)
+    assert buffer.getvalue() == ""

@@ -1,0 +1,107 @@
+"""The documentation is made from the code or run against it, so that it cannot say what is not so."""
+
+import importlib.util
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+import skimage
+from PIL import Image
+
+import heatproof as hp
+from heatproof.errors import nearest
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+README = (ROOT / "README.md").read_text("utf-8")
+
+
+def _generator():
+    spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_generated_parts_are_fresh():
+    for path, text in _generator().pages().items():
+        assert path.read_text("utf-8") == text, f"{path.name} is stale; run make docs"
+
+
+def test_generator_replaces_what_is_between_and_wants_its_markers():
+    between = _generator().between
+    assert between("a\n<!-- x -->\nold\n<!-- /x -->\nb", "x", "new \\1") == "a\n<!-- x -->\n\nnew \\1\n\n<!-- /x -->\nb"
+    with pytest.raises(ValueError, match="markers"):
+        between("no markers", "x", "new")
+
+
+def test_the_readme_names_every_method_once_and_the_reference_too():
+    reference = (ROOT / "docs" / "methods.md").read_text("utf-8")
+    for name in hp.methods().names:
+        assert README.count(f"\n| `{name}` |") == 1
+        assert reference.count(f"\n### `{name}`\n") == 1
+
+
+@pytest.mark.parametrize("family, page", [("cam", "cam"), ("gradients", "gradients"), ("baseline", "baselines")])
+def test_a_familys_page_has_its_methods(family, page):
+    text = (ROOT / "docs" / f"{page}.md").read_text("utf-8")
+    listed = re.findall(r"^\| `([^`]+)` \|", text, re.MULTILINE)
+    assert sorted(listed) == sorted(row.name for row in hp.methods() if row.family == family)
+    assert "## When it misleads" in text
+
+
+def test_the_cam_page_is_right_about_signs():
+    text = (ROOT / "docs" / "cam.md").read_text("utf-8")
+    said = dict(re.findall(r"^\| `([^`]+)` \|.*\| (signed|positive part) \|$", text, re.MULTILINE))
+    assert said == {row.name: "signed" if row.kind().signed else "positive part" for row in hp.methods() if row.family == "cam"}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_links_lead_somewhere_and_pictures_are_small(page):
+    for link in re.findall(r"\]\(([^)#]+)\)", page.read_text("utf-8")):
+        if "://" in link:
+            continue
+        target = page.parent / link
+        assert target.is_file(), f"{page.name} links to {link}"
+        if target.suffix == ".png":
+            assert target.stat().st_size < 300_000
+            with Image.open(target) as picture:
+                assert min(picture.size) > 100
+
+
+def test_the_readmes_ten_lines_run(tmp_path, monkeypatch, capsys):
+    code = re.search(r"## Ten lines\n\n```python\n(.*?)```", README, re.DOTALL)[1]
+    assert len([line for line in code.splitlines() if line.strip()]) == 10
+    (tmp_path / "demo").mkdir()
+    for name in ("chelsea.png", "coffee.png"):
+        (tmp_path / "demo" / name).write_bytes((Path(skimage.__file__).parent / "data" / name).read_bytes())
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "README.md", "exec"), {})
+    said = capsys.readouterr().out
+    assert "espresso" in said and "torch.Size([2, 2, 224, 224])" in said
+    assert Image.open("coffee-gradcam.png").size == (224, 224)
+    assert hp.Explanation.load("layercam.safetensors").target_names == [["espresso", "cup"], ["tabby", "lynx"]]
+
+
+def test_the_readmes_errors_are_what_is_said():
+    from heatproof.models.efficientnet_lite import imagenet_labels
+
+    assert f"is not among the 1000 labels.{nearest('tabbby', imagenet_labels())}\n" in README
+    assert f"there is no method 'gradcm'.{nearest('gradcm', hp.methods().names)} hp.methods() lists them all.\n" in README
+
+
+def test_the_readmes_commands_exist():
+    rules = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
+    ci = (ROOT / ".ci" / "run").read_text("utf-8")
+    for page in PAGES:
+        for rule in re.findall(r"^\$ make (\w+)", page.read_text("utf-8"), re.MULTILINE):
+            assert rule in rules
+    assert re.findall(r"^make (\w+)$", ci, re.MULTILINE) == ["demo", "test"]
+
+
+def test_every_direct_dependency_has_its_tested_version():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    asked = [*project["dependencies"], *(one for extra in project["optional-dependencies"].values() for one in extra)]
+    pins = re.findall(r"^([\w.-]+)==\S+$", (ROOT / "constraints.txt").read_text("utf-8"), re.MULTILINE)
+    assert sorted(re.match(r"[\w.-]+", one)[0] for one in asked) == sorted(pins)
