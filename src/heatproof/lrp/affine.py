@@ -114,13 +114,21 @@ class Affine:
         """`Σ_k values_k s_k` for each image: what something that is added to `z` takes of the relevance."""
         if values is None:
             return s.new_zeros(self.batch, dtype=torch.float64)
-        return per_image(s * self.per_channel(values, s), self.batch)
+        # channels first: then nothing of the layer's size is written
+        sums = s.flatten(2).sum(2) if self.kind == "convolution" else s.reshape(self.batch, -1, s.shape[-1]).sum(1)
+        return sums.double() @ values.double()
 
     def dot(self, first: Tensor, second: Tensor) -> Tensor:
         """`Σ first · second` for each image."""
-        return per_image(first * second, self.batch)
+        return dot(first, second, self.batch)
+
+
+def dot(first: Tensor, second: Tensor, batch: int) -> Tensor:
+    """`Σ first · second` for each image, `(batch,)`, without writing the product."""
+    pair = (t.reshape(batch, -1) for t in (first, second))
+    return torch.linalg.vecdot(*pair).double()
 
 
 def per_image(values: Tensor, batch: int) -> Tensor:
-    """Sum of everything that belongs to each image, formed in double precision: `(batch,)`."""
-    return values.reshape(batch, -1).sum(1, dtype=torch.float64)
+    """Sum of everything that belongs to each image: `(batch,)`."""
+    return values.reshape(batch, -1).sum(1).double()

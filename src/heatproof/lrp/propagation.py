@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from heatproof.errors import HeatproofError, MethodError
-from heatproof.lrp.affine import Affine, per_image
+from heatproof.lrp.affine import Affine, dot
 from heatproof.lrp.composites import Composite, Layer
 from heatproof.lrp.functions import Tap, Through
 from heatproof.lrp.rules import Passed, Rule
@@ -150,7 +150,7 @@ class Propagation(TorchFunctionMode):
         """`Σ a · g` for each image."""
         shape = torch.broadcast_shapes(value.shape, gradient.shape)
         self.check_batch(shape)
-        return per_image((value * gradient).expand(shape), self.batch)
+        return dot(value.expand(shape), gradient.expand(shape), self.batch)
 
     def check_batch(self, shape: torch.Size) -> None:
         """Raise `MixedBatch` unless the first axis is that of the images."""

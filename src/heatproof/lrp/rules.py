@@ -5,14 +5,18 @@ they return `g_j = R_j / a_j` below, because everything else in a network then n
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import leaky_relu
 
 from heatproof.lrp.affine import Affine, per_image
 
-_TINY = 1e-9
+_TINY = 1e-12
+"""Smaller sums of contributions have nothing to share out; what arrives there is booked as absorbed by ε."""
 
 
 @dataclass
@@ -78,8 +82,9 @@ class Epsilon(Rule):
 
     def __call__(self, layer: Affine, gradient: Tensor) -> Passed:
         z = layer.output
-        kept = gradient * (z / stabilised(z, self.epsilon))
-        return _through(layer, kept, layer.dot(z, gradient) - layer.dot(z, kept))
+        # g · z / (z + ε sign z) = g − g · ε / (|z| + ε): the second part is what the stabiliser absorbs
+        lost = z.abs().add_(max(self.epsilon, torch.finfo(z.dtype).tiny)).reciprocal_().mul_(self.epsilon).mul_(gradient)
+        return _through(layer, gradient - lost, layer.dot(z, lost))
 
 
 @dataclass(frozen=True)
@@ -101,17 +106,25 @@ class Gamma(Rule):
     needs_input = True
 
     def __call__(self, layer: Affine, gradient: Tensor) -> Passed:
-        z, bias = layer.output, layer.whole_bias
-        weights = _memory(layer, ("gamma", self.gamma), lambda: _boosted(layer.whole_weight, self.gamma))
+        z, bias, gain = layer.output, layer.whole_bias, 1 + self.gamma
+        total = z * gradient
         branches = []
         for sign in (1, -1):
-            part = torch.where(z * sign > 0, z * gradient, 0.0)
+            part = total * (z * sign > 0)
             if sign < 0 and not part.any():  # below a ReLU no negative output has relevance
                 continue
-            own = (weights[0], weights[1]) if sign > 0 else (weights[1], weights[0])
             added = None if bias is None else bias + self.gamma * (bias * sign).relu() * sign
-            branches.append(_Branch(part, *own, added, ("gamma", self.gamma, sign)))
+            branches.append(_Branch(part, self._weight(layer, sign), self._weight(layer, -sign), added, (self, sign), gain))
         return _split(layer, branches, layer.dot(z, gradient))
+
+    def _weight(self, layer: Affine, sign: int) -> Callable[[], Tensor]:
+        """`(w + γ w^±) / (1 + γ)`: a leaky ReLU of the weights, in one pass."""
+
+        def make() -> Tensor:
+            weight = layer.whole_weight
+            return leaky_relu(weight, 1 / (1 + self.gamma)) if sign > 0 else -leaky_relu(-weight, 1 / (1 + self.gamma))
+
+        return lambda: _memory(layer, (self, "weight", sign), make)
 
 
 @dataclass(frozen=True)
@@ -135,13 +148,16 @@ class AlphaBeta(Rule):
     def __call__(self, layer: Affine, gradient: Tensor) -> Passed:
         z, bias = layer.output, layer.whole_bias
         total = z * gradient
-        weights = _memory(layer, "signs", lambda: (layer.whole_weight.clamp(min=0), layer.whole_weight.clamp(max=0)))
+
+        def weight(sign: int) -> Callable[[], Tensor]:
+            clamped = {"min": 0} if sign > 0 else {"max": 0}
+            return lambda: _memory(layer, ("sign", sign), lambda: layer.whole_weight.clamp(**clamped))
+
         branches = []
         for share, sign in ((self.alpha, 1), (-self.beta, -1)):
             if share:
-                own = weights if sign > 0 else weights[::-1]
                 added = None if bias is None else (bias * sign).relu() * sign
-                branches.append(_Branch(share * total, *own, added, ("signs", sign)))
+                branches.append(_Branch(share * total, weight(sign), weight(-sign), added, ("sign", sign)))
         return _split(layer, branches, per_image(total, layer.batch))
 
 
@@ -212,42 +228,45 @@ class ZBox(PixelRule):
         parts = ((layer.input, whole), (-low, whole.clamp(min=0)), (-high, whole.clamp(max=0)))
         total = layer.output * gradient
         seen = _memory(layer, "box", lambda: sum(layer.forward(values, weight) for values, weight in parts))
-        s = total / stabilised(seen, _TINY)
+        s = total / stabilised(seen)
         relevance = sum(values * layer.transposed(s, weight) for values, weight in parts)
         return _from_relevance(layer, total, relevance)
 
 
 @dataclass
 class _Branch:
-    """Part of the relevance, and the weights that it follows from positive and from negative inputs."""
+    """Part of the relevance, and the weights (times a gain) that it follows to positive and to negative inputs."""
 
     relevance: Tensor
-    positive: Tensor
-    negative: Tensor
+    positive: Callable[[], Tensor]
+    negative: Callable[[], Tensor]
     bias: Tensor | None
     key: object
+    gain: float = 1.0
 
 
 def _split(layer: Affine, branches: list[_Branch], arrived: Tensor) -> Passed:
     """Send each branch back along its own weights: `R_j = Σ_k a_j w_jk / Σ_j a_j w_jk · R_k` with `w` by the sign of `a_j`."""
     a = layer.input
-    one_signed = _memory(layer, "one-signed", lambda: not bool((a < 0).any()))
+    one_signed = _memory(layer, "one-signed", lambda: bool(a.amin() >= 0))
     gradient, bias, kept = 0, 0, 0
     for branch in branches:
 
         def summed(branch: _Branch = branch) -> Tensor:
             if one_signed:
-                z = layer.forward(a, branch.positive)
+                z = layer.forward(a, branch.positive())
             else:
-                z = layer.forward(a.clamp(min=0), branch.positive) + layer.forward(a.clamp(max=0), branch.negative)
-            return z if branch.bias is None else z + layer.per_channel(branch.bias, z)
+                z = layer.forward(a.clamp(min=0), branch.positive()) + layer.forward(a.clamp(max=0), branch.negative())
+            z = z if branch.gain == 1 else z.mul_(branch.gain)
+            return z if branch.bias is None else z.add_(layer.per_channel(branch.bias, z))
 
         z = _memory(layer, ("sum", branch.key), summed)
-        s = branch.relevance / stabilised(z, _TINY)
-        back = layer.transposed(s, branch.positive)
-        gradient = gradient + (back if one_signed else torch.where(a < 0, layer.transposed(s, branch.negative), back))
+        s = branch.relevance / stabilised(z)
         bias = bias + layer.absorbed(branch.bias, s)
         kept = kept + layer.dot(z, s)
+        s = s if branch.gain == 1 else s.mul_(branch.gain)
+        back = layer.transposed(s, branch.positive())
+        gradient = gradient + (back if one_signed else torch.where(a < 0, layer.transposed(s, branch.negative()), back))
     if not branches:
         gradient, bias, kept = torch.zeros_like(a), torch.zeros_like(arrived), torch.zeros_like(arrived)
     return Passed(gradient, bias, arrived - kept, torch.zeros_like(arrived))
@@ -261,7 +280,7 @@ def _through(layer: Affine, s: Tensor, lost: Tensor | float) -> Passed:
 def _by_weights(layer: Affine, gradient: Tensor, weight: Tensor) -> Passed:
     total = layer.output * gradient
     shares = _memory(layer, "shares", lambda: layer.forward(torch.ones_like(layer.input[:1]), weight))
-    return _from_relevance(layer, total, layer.transposed(total / stabilised(shares, _TINY), weight))
+    return _from_relevance(layer, total, layer.transposed(total / stabilised(shares), weight))
 
 
 def _from_relevance(layer: Affine, total: Tensor, relevance: Tensor) -> Passed:
@@ -269,19 +288,13 @@ def _from_relevance(layer: Affine, total: Tensor, relevance: Tensor) -> Passed:
     return Passed(None, torch.zeros_like(lost), lost, torch.zeros_like(lost), relevance)
 
 
-def _boosted(weight: Tensor, gamma: float) -> tuple[Tensor, Tensor]:
-    return weight + gamma * weight.clamp(min=0), weight + gamma * weight.clamp(max=0)
-
-
-def _memory(layer: Affine, key: object, make) -> object:
+def _memory(layer: Affine, key: object, make: Callable[[], Any]) -> Any:
     """What does not depend on the target is computed at the first backward and kept for the others."""
     if key not in layer.memory:
         layer.memory[key] = make()
     return layer.memory[key]
 
 
-def stabilised(z: Tensor, epsilon: float) -> Tensor:
-    """`z + ε sign(z)` with `sign(0) = 1`, never zero."""
-    # the smallest normal number stands in for ε = 0; adding 0.0 first makes a zero positive
-    least = z.new_full((), max(epsilon, torch.finfo(z.dtype).tiny))
-    return torch.copysign(least, z + 0.0).add_(z)
+def stabilised(z: Tensor) -> Tensor:
+    """`z`, or a tiny number of its sign (`sign(0) = 1`) where there is next to nothing to divide by."""
+    return z.abs().clamp_min_(_TINY).copysign_(z)
