@@ -224,6 +224,20 @@ def test_table_on_stdout_failures_on_stderr(run, tmp_path):
     assert len(err) == 1 and "break.png" in err[0]
 
 
+def test_highest_classes_come_first_as_a_table_of_their_own(run, tiny, tmp_path):
+    path = photo(tmp_path / "x.png", 12, 9)
+    code, out, err = run("explain", "x.png", "--model", "tiny", "--classes", "9")
+    assert (code, err) == (0, [])
+    first, second = out.split("\n\n")
+    scores = tiny.scores(path)[0]
+    order = scores.argsort(descending=True).tolist()
+    header, *rows = first.splitlines()
+    assert header.split() == ["image", "class", "index", "score", "softmax"]
+    for row, c in zip(rows, order, strict=True):
+        assert row.split() == ["x.png", *LABELS[c].split(), str(c), f"{scores[c]:.3f}", f"{scores.softmax(0)[c]:.3f}"]
+    assert len(second.splitlines()) == 2 and "explanations/x.gradcam." in second
+
+
 def test_all_bad_prints_no_table(run, tmp_path):
     assert run("explain", "gone.png", "--method", "edges")[:2] == (1, "")
 

@@ -106,9 +106,8 @@ def explain(
         print_json({"model": None if aimed is None else aimed.name, "images": done, "failed": failed})
     elif done:
         if classes:
-            print_table(
-                ("image", "class", "index", "score", "softmax"), [_cells(r["image"], c) for r in done for c in r["classes"]]
-            )
+            highest = [(record["image"], *one.values()) for record in done for one in record["classes"]]
+            print_table(("image", "class", "index", "score", "softmax"), highest)
             print()
         print_table(("image", "method", "target", "score", "layer", "file"), [row for record in done for row in _rows(record)])
     return 1 if failed else 0

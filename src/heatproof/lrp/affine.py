@@ -24,7 +24,7 @@ class Affine:
         geometry: of the convolution: stride, padding, dilation, transposed, output padding, groups.
         input, output: values of `a` and `z`, kept only where a rule needs them.
         scale, mean, shift: of the batch norm, None without one.
-        pixels: low and high bound of each input value, where the input is the image itself.
+        pixels: low and high bound of each input value, and 0 where it is padding, where the input is the image itself.
         batch: number of images.
         shape: of the input.
         memory: what a rule computes once for all targets.
@@ -40,7 +40,7 @@ class Affine:
     scale: Tensor | None = None
     mean: Tensor | None = None
     shift: Tensor | None = None
-    pixels: tuple[Tensor, Tensor] | None = None
+    pixels: tuple[Tensor, Tensor, Tensor] | None = None
     batch: int = 1
     shape: torch.Size = field(default_factory=torch.Size)
     memory: dict[Any, Any] = field(default_factory=dict)

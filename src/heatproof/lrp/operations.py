@@ -13,7 +13,7 @@ from torch.overrides import resolve_name
 from heatproof.lrp import products
 from heatproof.lrp.affine import Affine
 from heatproof.lrp.functions import LayerNorm, Ratio
-from heatproof.lrp.propagation import Pixels, Propagation
+from heatproof.lrp.propagation import Pixels, Propagation, on_gradient
 
 Handler = Callable[[Propagation, Any, tuple, dict], Any]
 
@@ -234,7 +234,7 @@ def _add(prop: Propagation, func: Any, name: str, args: tuple, kwargs: dict) -> 
         prop.constant(y, added, "bias", row)
         pixels = getattr(before, "_lrp_pixels", None)
         if pixels is not None and y.shape == before.shape:
-            y._lrp_pixels = _bounds(pixels, lambda t: func(*(t if value is before else value for value in args), **kwargs))
+            y._lrp_pixels = pixels.scaled(lambda t: func(*(t if value is before else value for value in args), **kwargs))
         if hasattr(before, "_lrp_gate"):
             y._lrp_gate = True
     prop.watch(y, row)
@@ -246,12 +246,6 @@ def _constant_part(func: Any, args: tuple, kwargs: dict, y: Tensor, before: Tens
     with torch.no_grad():
         zero = torch.zeros((), dtype=y.dtype, device=y.device)
         return torch.as_tensor(func(*(zero if value is before else value for value in args), **kwargs)).detach().to(y)
-
-
-def _bounds(pixels: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """Pixels after an affine map of each value: the bounds follow, relevance stays with the pixel."""
-    ends = change(pixels.low), change(pixels.high)
-    return type(pixels)(pixels.carrier, torch.minimum(*ends), torch.maximum(*ends))
 
 
 def _weighted(prop: Propagation, func: Any, name: str, args: tuple, kwargs: dict) -> Any:
@@ -325,7 +319,7 @@ def _mix(prop: Propagation, func: Any, name: str, args: tuple, kwargs: dict) -> 
         y = func(*args, **kwargs)  # nothing is mixed in
         sources = [getattr(t, "_lrp_pixels", None) for t in flat]
         if all(sources):
-            parts = ([getattr(source, key) for source in sources] for key in ("carrier", "low", "high"))
+            parts = ([getattr(source, key) for source in sources] for key in ("carrier", "low", "high", "inside"))
             y._lrp_pixels = Pixels(*(func(*_replaced(args, flat, part), **_replaced(kwargs, flat, part)) for part in parts))
     else:
         y = prop.measured(lambda *taps: func(*_replaced(args, flat, taps), **_replaced(kwargs, flat, taps)), flat, "bias", row)
@@ -433,10 +427,10 @@ def _set_item(prop: Propagation, func: Any, args: tuple) -> None:
 
     for t in (target, value):
         if signal(t):
-            t.register_hook(handed_down(t.detach().clone()))
+            on_gradient(t, handed_down(t.detach().clone()))
     func(target, index, value)
     whole = target.detach().clone()
-    target.register_hook(lambda gradient: prop.absorb(row, "bias", prop.relevance(whole, gradient)))
+    on_gradient(target, lambda gradient: prop.absorb(row, "bias", prop.relevance(whole, gradient)))
     _drop_tags(target)
 
 

@@ -65,8 +65,7 @@ def _carry(source: Tensor, y: Tensor, change: Callable[[Tensor], Tensor]) -> Non
         y._lrp_gate = True
     pixels = getattr(source, "_lrp_pixels", None)
     if pixels is not None and y.shape == source.shape:
-        ends = change(pixels.low), change(pixels.high)
-        y._lrp_pixels = type(pixels)(pixels.carrier, torch.minimum(*ends), torch.maximum(*ends))
+        y._lrp_pixels = pixels.scaled(change)
 
 
 def _einsum(prop: Propagation, func: Any, name: str, args: tuple, kwargs: dict) -> Any:

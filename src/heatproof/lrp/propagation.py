@@ -41,14 +41,31 @@ class Row:
 
 @dataclass
 class Pixels:
-    """What a tensor that still is the image carries along: the relevance of pixels, and their bounds."""
+    """What a tensor that still is the image carries along: the relevance of pixels, their bounds, and 0 where there is padding."""
 
     carrier: Tensor
     low: Tensor
     high: Tensor
+    inside: Tensor
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Pixels":
-        return Pixels(change(self.carrier), change(self.low), change(self.high))
+        """After the values have changed places."""
+        return Pixels(change(self.carrier), change(self.low), change(self.high), change(self.inside))
+
+    def scaled(self, change: Callable[[Tensor], Tensor]) -> "Pixels":
+        """After an affine map of each value: the bounds follow, relevance stays with the pixel."""
+        ends = change(self.low), change(self.high)
+        return Pixels(self.carrier, torch.minimum(*ends), torch.maximum(*ends), self.inside)
+
+
+def on_gradient(y: Tensor, then: Callable[[Tensor], None]) -> None:
+    """Call `then` with the gradient of `y`, if one comes: below a rule for pixels there is none."""
+
+    def hook(gradient: Tensor | None) -> None:
+        if gradient is not None:
+            then(gradient)
+
+    y.register_hook(hook)
 
 
 class Propagation(TorchFunctionMode):
@@ -87,7 +104,9 @@ class Propagation(TorchFunctionMode):
         root = self.leaf.clone()
         if self.composite.pixels is not None or self.composite.choose is not None:
             low, high = self.box or (x.amin((0, 2, 3), keepdim=True), x.amax((0, 2, 3), keepdim=True))
-            root._lrp_pixels = Pixels(self.carrier, low.to(x).expand_as(x), high.to(x).expand_as(x))
+            root._lrp_pixels = Pixels(
+                self.carrier, low.to(x).expand_as(x), high.to(x).expand_as(x), x.new_ones(1, 1, 1, 1).expand_as(x)
+            )
         return root
 
     def __enter__(self) -> "Propagation":
@@ -166,12 +185,12 @@ class Propagation(TorchFunctionMode):
                 amount = self.relevance(value, gradient)
                 row.arrived = amount if row.arrived is None else row.arrived + amount
 
-            y.register_hook(arrived)
+            on_gradient(y, arrived)
 
     def constant(self, y: Tensor, added: Tensor, column: str, row: Row) -> None:
         """`y` contains a constant: book `constant · g` when the backward passes."""
         if bool((added != 0).any()):
-            y.register_hook(lambda gradient: self.absorb(row, column, self.relevance(added, gradient)))
+            on_gradient(y, lambda gradient: self.absorb(row, column, self.relevance(added, gradient)))
 
     def measured(self, func: Callable[..., Any], inputs: list[Tensor], column: str, row: Row) -> Any:
         """Run an operation and book the difference between what arrives and what it hands down."""
@@ -181,7 +200,7 @@ class Propagation(TorchFunctionMode):
 
         y = func(*(Tap.apply(t, handed_down) if t.requires_grad else t for t in inputs))
         value = y.detach().clone()
-        y.register_hook(lambda gradient: self.absorb(row, column, self.relevance(value, gradient)))
+        on_gradient(y, lambda gradient: self.absorb(row, column, self.relevance(value, gradient)))
         return y
 
     # --- weighted layers ----------------------------------------------------------------------------------------
@@ -191,7 +210,7 @@ class Propagation(TorchFunctionMode):
         self.check_batch(z.shape)
         pixels = getattr(a, "_lrp_pixels", None)
         layer.batch, layer.shape = self.batch, a.shape
-        layer.pixels = None if pixels is None else (pixels.low, pixels.high)
+        layer.pixels = None if pixels is None else (pixels.low, pixels.high, pixels.inside)
         if pixels is not None or self.composite.needs_input:
             layer.input = a.detach()
             self._keep(layer, layer.input)

@@ -223,7 +223,7 @@ class ZBox(PixelRule):
     """
 
     def __call__(self, layer: Affine, gradient: Tensor) -> Passed:
-        low, high = layer.pixels
+        low, high, _ = layer.pixels
         whole = layer.whole_weight
         parts = ((layer.input, whole), (-low, whole.clamp(min=0)), (-high, whole.clamp(max=0)))
         total = layer.output * gradient
@@ -279,8 +279,11 @@ def _through(layer: Affine, s: Tensor, lost: Tensor | float) -> Passed:
 
 def _by_weights(layer: Affine, gradient: Tensor, weight: Tensor) -> Passed:
     total = layer.output * gradient
-    shares = _memory(layer, "shares", lambda: layer.forward(torch.ones_like(layer.input[:1]), weight))
-    return _from_relevance(layer, total, layer.transposed(total / stabilised(shares), weight))
+    inside = layer.pixels[2]
+    if len(inside) == layer.batch:
+        inside = inside[:1]  # images are all padded alike
+    shares = _memory(layer, "shares", lambda: layer.forward(inside, weight))
+    return _from_relevance(layer, total, inside * layer.transposed(total / stabilised(shares), weight))
 
 
 def _from_relevance(layer: Affine, total: Tensor, relevance: Tensor) -> Passed:
