@@ -106,23 +106,31 @@ class Gamma(Rule):
     needs_input = True
 
     def __call__(self, layer: Affine, gradient: Tensor) -> Passed:
+        # everything in units of 1 + γ: then no layer-sized value has to be multiplied by it
         z, bias, gain = layer.output, layer.whole_bias, 1 + self.gamma
-        total = z * gradient
         branches = []
         for sign in (1, -1):
-            part = total * (z * sign > 0)
+            part = (z.clamp(min=0) if sign > 0 else z.clamp(max=0)).mul_(gradient)
             if sign < 0 and not part.any():  # below a ReLU no negative output has relevance
                 continue
-            added = None if bias is None else bias + self.gamma * (bias * sign).relu() * sign
-            branches.append(_Branch(part, self._weight(layer, sign), self._weight(layer, -sign), added, (self, sign), gain))
+            added = None if bias is None else (bias + self.gamma * (bias * sign).relu() * sign) / gain
+            branches.append(_Branch(part, self._weight(layer, sign), self._weight(layer, -sign), added, (self, sign)))
+        if len(branches) == 2:
+            # w⁻ = w − w⁺: with non-negative inputs the second sum follows from the first
+            branches[1].known = lambda: (
+                z.sub(_shaped(layer, bias, z))
+                .mul_((1 + gain) / gain)
+                .sub_(layer.memory["sum", (self, 1)] - _shaped(layer, branches[0].bias, z))
+            )
         return _split(layer, branches, layer.dot(z, gradient))
 
     def _weight(self, layer: Affine, sign: int) -> Callable[[], Tensor]:
         """`(w + γ w^±) / (1 + γ)`: a leaky ReLU of the weights, in one pass."""
+        slope = 1 / (1 + self.gamma)
 
         def make() -> Tensor:
             weight = layer.whole_weight
-            return leaky_relu(weight, 1 / (1 + self.gamma)) if sign > 0 else -leaky_relu(-weight, 1 / (1 + self.gamma))
+            return leaky_relu(weight, slope) if sign > 0 else leaky_relu(-weight, slope).neg_()
 
         return lambda: _memory(layer, (self, "weight", sign), make)
 
@@ -235,14 +243,14 @@ class ZBox(PixelRule):
 
 @dataclass
 class _Branch:
-    """Part of the relevance, and the weights (times a gain) that it follows to positive and to negative inputs."""
+    """Part of the relevance, and the weights that it follows to positive and to negative inputs."""
 
     relevance: Tensor
     positive: Callable[[], Tensor]
     negative: Callable[[], Tensor]
     bias: Tensor | None
     key: object
-    gain: float = 1.0
+    known: Callable[[], Tensor] | None = None
 
 
 def _split(layer: Affine, branches: list[_Branch], arrived: Tensor) -> Passed:
@@ -253,23 +261,28 @@ def _split(layer: Affine, branches: list[_Branch], arrived: Tensor) -> Passed:
     for branch in branches:
 
         def summed(branch: _Branch = branch) -> Tensor:
-            if one_signed:
+            if one_signed and branch.known:
+                z = branch.known()
+            elif one_signed:
                 z = layer.forward(a, branch.positive())
             else:
                 z = layer.forward(a.clamp(min=0), branch.positive()) + layer.forward(a.clamp(max=0), branch.negative())
-            z = z if branch.gain == 1 else z.mul_(branch.gain)
             return z if branch.bias is None else z.add_(layer.per_channel(branch.bias, z))
 
         z = _memory(layer, ("sum", branch.key), summed)
-        s = branch.relevance / stabilised(z)
+        # where a sum is zero there is nothing to share out: what arrives is booked as absorbed by the stabiliser
+        s = (branch.relevance / z).nan_to_num_(0.0, 0.0, 0.0)
         bias = bias + layer.absorbed(branch.bias, s)
         kept = kept + layer.dot(z, s)
-        s = s if branch.gain == 1 else s.mul_(branch.gain)
         back = layer.transposed(s, branch.positive())
         gradient = gradient + (back if one_signed else torch.where(a < 0, layer.transposed(s, branch.negative()), back))
     if not branches:
         gradient, bias, kept = torch.zeros_like(a), torch.zeros_like(arrived), torch.zeros_like(arrived)
     return Passed(gradient, bias, arrived - kept, torch.zeros_like(arrived))
+
+
+def _shaped(layer: Affine, bias: Tensor | None, z: Tensor) -> Tensor | float:
+    return 0.0 if bias is None else layer.per_channel(bias, z)
 
 
 def _through(layer: Affine, s: Tensor, lost: Tensor | float) -> Passed:
