@@ -1,0 +1,95 @@
+"""Smoothing, shrinking and stretching of batches of maps; nothing here shifts a map, and borders count only what is inside."""
+
+from functools import lru_cache
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import conv2d, interpolate
+
+from heatproof.images import check_tensor
+
+_DENSE = 1024
+
+
+def resized(maps: Float[Tensor, "batch channels height width"], size: tuple[int, int]) -> Float[Tensor, "batch channels h w"]:
+    """Bilinear with pixel areas aligned; averaged where it shrinks, so that nothing aliases."""
+    if tuple(maps.shape[-2:]) == tuple(size):
+        return maps
+    return interpolate(maps, tuple(size), mode="bilinear", align_corners=False, antialias=True)
+
+
+def enlarged(maps: Float[Tensor, "batch channels height width"], size: tuple[int, int]) -> Float[Tensor, "batch channels h w"]:
+    """Bilinear with pixel areas aligned, for sizes that are not smaller."""
+    if tuple(maps.shape[-2:]) == tuple(size):
+        return maps
+    return interpolate(maps, tuple(size), mode="bilinear", align_corners=False)
+
+
+def fitted(size: tuple[int, int], longest: int) -> tuple[int, int]:
+    """A size of the same shape whose longer side is `longest` pixels, no side below 1."""
+    scale = longest / max(size)
+    height, width = (max(1, round(side * scale)) for side in size)
+    return height, width
+
+
+def working(x: Float[Tensor, "*batch 3 height width"], longest: int) -> Float[Tensor, "batch 3 h w"]:
+    """Images with values in [0, 1] and a longer side of `longest` pixels, enlarged or averaged.
+
+    Raises:
+        InputError: NaN or infinite values, or another shape.
+    """
+    if x.ndim == 4 and x.shape[1] == 3 and x.is_floating_point() and 0 not in x.shape:
+        small = resized(x.detach().float(), fitted((x.shape[-2], x.shape[-1]), longest))
+        # every pixel is part of an average when it shrinks: looking at the small image is enough, and cheap
+        if torch.isfinite(small.aminmax()[0] + small.aminmax()[1]):
+            return small.clamp(0, 1)
+    x = check_tensor(x).detach().float()
+    return resized(x, fitted((x.shape[-2], x.shape[-1]), longest)).clamp(0, 1)
+
+
+def pyramid(
+    maps: Float[Tensor, "batch channels height width"], levels: int
+) -> list[Float[Tensor, "batch channels height_ width_"]]:
+    """A dyadic Gaussian pyramid: smoothed with the binomial (1 3 3 1)/8 and halved, level by level.
+
+    Args:
+        maps: level 0.
+        levels: how many, the given one counted. Odd sides are rounded up, and a side of 1 stays 1.
+
+    Returns:
+        The levels, finest first.
+    """
+    result = [maps]
+    for _ in range(levels - 1):
+        height, width = result[-1].shape[-2:]
+        # halving with averages over pixel areas is exactly this binomial, and keeps every level centred
+        result.append(resized(result[-1], ((height + 1) // 2, (width + 1) // 2)))
+    return result
+
+
+def gaussian(maps: Float[Tensor, "*batch height width"], sigma: float) -> Float[Tensor, "*batch height width"]:
+    """Mean under a Gaussian window of σ pixels that is cut at 4σ and, at the border, renormalised to what is inside."""
+    height, width = maps.shape[-2:]
+    flat = maps.reshape(-1, 1, height, width)
+    flat = _along_rows(_along_rows(flat, sigma).mT, sigma).mT
+    return flat.reshape(maps.shape)
+
+
+def _along_rows(flat: Float[Tensor, "batch 1 height width"], sigma: float) -> Float[Tensor, "batch 1 height width"]:
+    width = flat.shape[-1]
+    if width <= _DENSE:  # one matrix product beats a long convolution of a single channel
+        return flat @ window(width, sigma).to(flat).mT
+    radius = min(int(4 * sigma + 0.5), width - 1)
+    kernel = torch.exp(-(torch.arange(-radius, radius + 1, device=flat.device, dtype=flat.dtype) ** 2) / (2 * sigma**2))
+    kernel = kernel.view(1, 1, 1, -1)
+    inside = conv2d(flat.new_ones(1, 1, 1, width), kernel, padding=(0, radius))
+    return conv2d(flat, kernel, padding=(0, radius)) / inside
+
+
+@lru_cache(maxsize=64)
+def window(count: int, sigma: float) -> Float[Tensor, "count count"]:
+    """`W_ij ∝ exp(−(i − j)² / 2σ²)` within 4σ, rows summing to 1: the Gaussian mean along one axis as a matrix."""
+    distance = torch.arange(count)[:, None] - torch.arange(count)
+    weights = torch.exp(-(distance.double() ** 2) / (2 * sigma**2)) * (distance.abs() <= int(4 * sigma + 0.5))
+    return (weights / weights.sum(1, keepdim=True)).float()
