@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float
@@ -16,6 +17,9 @@ from heatproof.models.readout import Logits, Similarity, first_tensor
 from heatproof.models.shadow import shadow
 from heatproof.models.sites import Site
 from heatproof.models.tape import placement, recording, run
+
+_SURVEYS: WeakKeyDictionary[nn.Module, dict[tuple, Survey]] = WeakKeyDictionary()
+"""Kept with the module, not with the `Model` around it: a plain module is wrapped anew in every call."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +45,6 @@ class Model:
     tokenizer: Callable[[list[str]], Any] | None = None
     text_encoder: str | None = None
     versions: dict[str, str] = field(default_factory=dict)
-    _surveys: dict[tuple, Survey] = field(default_factory=dict, init=False, repr=False)
 
     def __repr__(self) -> str:
         targets = "no labels" if self.labels is None else f"{len(self.labels)} {'prompts' if self.text_encoder else 'labels'}"
@@ -113,12 +116,13 @@ class Model:
 
     def survey(self, x: Float[Tensor, "batch 3 height width"]) -> Survey:
         """Which layers are maps for inputs of this size; asked of the network once."""
-        key = (tuple(x.shape[-2:]), tuple(id(m) for m in self.module.modules()))
-        if key not in self._surveys:
-            if len(self._surveys) >= 64:  # images of ever new sizes must not grow memory
-                self._surveys.clear()
-            self._surveys[key] = survey(self.module, self.readout, x)
-        return self._surveys[key]
+        surveys = _SURVEYS.setdefault(self.module, {})
+        key = (tuple(x.shape[-2:]), type(self.readout), tuple(id(m) for m in self.module.modules()))
+        if key not in surveys:
+            if len(surveys) >= 64:  # images of ever new sizes must not grow memory
+                surveys.clear()
+            surveys[key] = survey(self.module, self.readout, x)
+        return surveys[key]
 
     def sites(self, layer: Any, x: Float[Tensor, "batch 3 height width"]) -> tuple[Site, ...]:
         """The layers that `layer=` means: None for the last spatial features, a name, a module, or a list of them.
