@@ -126,10 +126,14 @@ class Table(Sequence[Row]):
 _CAM, _MASK, _GRAD, _BASE = "heatproof.cam.methods", "heatproof.cam.masking", "heatproof.gradients", "heatproof.baselines"
 _MAP, _SLOPE, _INPUT = ("model", "layer"), ("model", "layer", "layer gradient"), ("model", "input gradient")
 _AGAIN = ("model", "forwards")
+_UP = "heatproof.bottom_up"
 _LRP_PAPERS = "Bach et al. 2015; Montavon et al. 2019; Achtibat et al. 2024"
 
 _TABLE = Table(
     [
+        Row("mst", "bottom-up", (), "Tu et al. 2016", f"{_UP}.mst:MST"),
+        Row("watershed", "bottom-up", (), "Cousty et al. 2018", f"{_UP}.watershed:Watershed"),
+        Row("region-contrast", "bottom-up", (), "Cheng et al. 2015", f"{_UP}.region_contrast:RegionContrast"),
         Row("gradient", "gradients", _INPUT, "Simonyan et al. 2014", f"{_GRAD}:Gradient"),
         Row("gradient-x-input", "gradients", _INPUT, "Shrikumar et al. 2016", f"{_GRAD}:GradientXInput"),
         Row("integrated-gradients", "gradients", _AGAIN, "Sundararajan et al. 2017", f"{_GRAD}:IntegratedGradients"),

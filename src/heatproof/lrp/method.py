@@ -106,6 +106,7 @@ class LRP:
 
         def stop(output: Tensor) -> Tensor:
             cut.append(output.detach().requires_grad_())
+            prop.seen.add_leaf(cut[0])
             return cut[0].clone()
 
         if site is not None:
@@ -116,7 +117,14 @@ class LRP:
             handles.append(modules[name].register_forward_hook(_only(prop, name, channels)))
         try:
             with prop:
-                return run(tape.readout, tape.module, root)
+                scores = run(tape.readout, tape.module, root)
+                prop.check_seen(scores)
+                if not scores.requires_grad:
+                    raise MethodError(
+                        "the scores do not depend differentiably on the input or the layer (a detach(), argmax or numpy step "
+                        "inside the model cuts the graph); scorecam and ablationcam need no gradient."
+                    )
+                return scores
         finally:
             for handle in handles:
                 handle.remove()

@@ -320,20 +320,21 @@ def _mix(prop: Propagation, func: Any, name: str, args: tuple, kwargs: dict) -> 
         sources = [getattr(t, "_lrp_pixels", None) for t in flat]
         if all(sources):
             parts = ([getattr(source, key) for source in sources] for key in ("carrier", "low", "high", "inside"))
-            y._lrp_pixels = Pixels(*(func(*_replaced(args, flat, part), **_replaced(kwargs, flat, part)) for part in parts))
+            y._lrp_pixels = Pixels(*(func(*replaced(args, flat, part), **replaced(kwargs, flat, part)) for part in parts))
     else:
-        y = prop.measured(lambda *taps: func(*_replaced(args, flat, taps), **_replaced(kwargs, flat, taps)), flat, "bias", row)
+        y = prop.measured(lambda *taps: func(*replaced(args, flat, taps), **replaced(kwargs, flat, taps)), flat, "bias", row)
     prop.watch(y, row)
     return y
 
 
-def _replaced(value: Any, old: Sequence[Tensor], new: Sequence[Tensor]) -> Any:
+def replaced(value: Any, old: Sequence[Tensor], new: Sequence[Tensor]) -> Any:
+    """Arguments with some tensors replaced, however nested."""
     if isinstance(value, Tensor):
         return next((n for o, n in zip(old, new, strict=True) if o is value), value)
     if isinstance(value, list | tuple):
-        return type(value)([_replaced(item, old, new) for item in value]) if type(value) in (list, tuple) else value
+        return type(value)([replaced(item, old, new) for item in value]) if type(value) in (list, tuple) else value
     if isinstance(value, dict):
-        return {key: _replaced(item, old, new) for key, item in value.items()}
+        return {key: replaced(item, old, new) for key, item in value.items()}
     return value
 
 

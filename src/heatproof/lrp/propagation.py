@@ -19,6 +19,7 @@ from heatproof.lrp.affine import Affine, dot
 from heatproof.lrp.composites import Composite, Layer
 from heatproof.lrp.functions import Tap, Through
 from heatproof.lrp.rules import Passed, Rule
+from heatproof.lrp.seen import Seen, transformed
 
 COLUMNS = ("bias", "epsilon", "norm", "softmax")
 
@@ -92,6 +93,7 @@ class Propagation(TorchFunctionMode):
         self.layers: list[Row] = []
         self.rows: list[Row] = []
         self.batch = 1
+        self.seen = Seen()
         self._places = [""]
         self._savers: dict[int, list[Affine]] = {}
         self._stack = ExitStack()
@@ -102,6 +104,7 @@ class Propagation(TorchFunctionMode):
         self.leaf = x.detach().requires_grad_()
         self.carrier = torch.zeros_like(x).requires_grad_()
         root = self.leaf.clone()
+        self.seen.add(root)
         if self.composite.pixels is not None or self.composite.choose is not None:
             low, high = self.box or (x.amin((0, 2, 3), keepdim=True), x.amax((0, 2, 3), keepdim=True))
             root._lrp_pixels = Pixels(
@@ -122,6 +125,7 @@ class Propagation(TorchFunctionMode):
         super().__exit__(*error)
         self._stack.close()
         self._savers.clear()
+        self.seen.clear()
 
     def _leave(self, _module: nn.Module, _inputs: Any, _output: Any) -> None:
         self._places.pop()
@@ -132,15 +136,43 @@ class Propagation(TorchFunctionMode):
         return self._places[-1]
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        from heatproof.lrp.operations import handle, operation  # which needs this file
+        from heatproof.lrp.operations import handle, operation, tensors  # which needs this file
 
+        kwargs = kwargs or {}
         try:
-            return handle(self, func, args, kwargs or {})
+            result = handle(self, func, *self._checked(args, kwargs))
         except MethodError:
             if not self.tolerant:
                 raise
             self.row(operation(func), "none")
-            return func(*args, **(kwargs or {}))
+            result = func(*args, **kwargs)
+        self.seen.add(*tensors(args, kwargs, result))  # arguments too: they may have been written into
+        return result
+
+    def _checked(self, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+        """Arguments whose signals all come from operations that were watched; weights that still ask for gradients do not."""
+        from heatproof.lrp.operations import replaced, tensors
+
+        signals = [t for t in tensors(args, kwargs) if t.requires_grad]
+        self.check_seen(*signals)
+        weights = [t for t in signals if self.seen.is_weight(t)]
+        if weights:
+            frozen = [t.detach() for t in weights]
+            args, kwargs = replaced(args, weights, frozen), replaced(kwargs, weights, frozen)
+        return args, kwargs
+
+    def check_seen(self, *signals: Tensor) -> None:
+        """Raise unless watched operations made these values.
+
+        Raises:
+            MethodError: a scripted function, a custom `autograd.Function` or the like made one.
+        """
+        for value in signals:
+            if transformed(value):
+                raise self.no_rule("vmap")
+            maker = self.seen.unseen(value)
+            if maker is not None:
+                raise self.no_rule(maker, "It was not announced: a scripted function or a custom autograd.Function hides it. ")
 
     @property
     def has_attention(self) -> bool:
@@ -269,10 +301,10 @@ class Propagation(TorchFunctionMode):
                 if value is not None and value.untyped_storage().data_ptr() == pointer:
                     setattr(layer, name, value.clone())
 
-    def no_rule(self, op: str) -> MethodError:
+    def no_rule(self, op: str, hint: str = "") -> MethodError:
         """The error for an operation that relevance cannot pass."""
         where = f"module {self.place!r}" if self.place else "the model's own forward"
         return MethodError(
             f"lrp has no rule for the operation {op!r} in {where}; hp.lrp.coverage(model) lists what each operation gets. "
-            "integrated-gradients works on any differentiable model."
+            f"{hint}integrated-gradients works on any differentiable model."
         )

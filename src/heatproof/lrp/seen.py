@@ -1,0 +1,58 @@
+"""Which values came out of operations that were watched, so that nothing else can pass unnoticed.
+
+A scripted function, a custom `autograd.Function` or a kernel called past torch's dispatch is never announced. But
+its output has a gradient function that no watched operation made, and that shows where the output is used next.
+"""
+
+import re
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import BackwardCFunction
+
+
+class Seen:
+    """The gradient functions of all values that watched operations returned."""
+
+    def __init__(self) -> None:
+        self._nodes: dict[int, Any] = {}  # the values keep the keys from being used again
+        self._leaves: dict[int, Tensor] = {}
+
+    def add(self, *values: Tensor) -> None:
+        """Values that a watched operation returned or wrote into."""
+        for value in values:
+            if value.grad_fn is not None:
+                self._nodes[id(value.grad_fn)] = value.grad_fn
+            if value._is_view() and value._base.grad_fn is not None:
+                self._nodes[id(value._base.grad_fn)] = value._base.grad_fn
+
+    def add_leaf(self, value: Tensor) -> None:
+        """A value where relevance is to end."""
+        self._leaves[id(value)] = value
+
+    def clear(self) -> None:
+        """Forget all: the nodes hold the graph, whose hooks hold whoever holds this."""
+        self._nodes.clear()
+        self._leaves.clear()
+
+    def is_weight(self, value: Tensor) -> bool:
+        """Whether a value requires a gradient without having been computed: a weight that the shadow could not freeze."""
+        return value.requires_grad and value.is_leaf and id(value) not in self._leaves
+
+    def unseen(self, value: Tensor) -> str | None:
+        """What made a value, if no watched operation did."""
+        node = value.grad_fn
+        if node is None or id(node) in self._nodes:
+            return None
+        if value._is_view() and not isinstance(node, BackwardCFunction):
+            # a write into the base gives its views new gradient functions
+            base = value._base
+            if base.grad_fn is None or id(base.grad_fn) in self._nodes:
+                return None
+        return re.sub(r"Backward\d*$", "", node.name())
+
+
+def transformed(value: Tensor) -> bool:
+    """Whether a value only exists inside `torch.vmap` or `torch.func.grad`."""
+    return torch._C._functorch.is_functorch_wrapped_tensor(value)
