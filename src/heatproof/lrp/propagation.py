@@ -36,6 +36,7 @@ class Row:
     op: str
     rule: str = "autograd"
     layer: Affine | None = None
+    merged: "Row | None" = None
     arrived: Tensor | None = None
     absorbed: dict[str, Tensor] = field(default_factory=dict)
 
@@ -268,13 +269,15 @@ class Propagation(TorchFunctionMode):
         fresh = replace(layer, scale=scale, mean=mean, shift=shift, memory={}, output=None, input=None)
         place, self._places[-1] = self._places[-1], row.place
         try:
-            return self.through(fresh, a, z, f"{row.op}+batch_norm")
+            merged = self.through(fresh, a, z, f"{row.op}+batch_norm")
         finally:
             self._places[-1] = place
+        row.merged = self.rows[-1]
+        return merged
 
     def rule(self, row: Row) -> Rule:
         """The rule that a weighted layer gets, known once the forward is over."""
-        number, last = self.layers.index(row) if row in self.layers else 0, len(self.layers) - 1
+        number, last = self.layers.index(row.merged or row), len(self.layers) - 1
         layer = row.layer
         seen = Layer(row.place, layer.kind, number / max(last, 1), layer.pixels is not None, number == last)
         return self.composite.rule(seen)
@@ -283,6 +286,9 @@ class Propagation(TorchFunctionMode):
         rule = self.rule(row)
         passed = rule(layer, gradient.contiguous())
         row.rule = repr(rule)
+        if row.merged is not None and row not in self.rows:
+            # something else reads the layer without its norm, a shortcut around the block
+            self.rows.insert(self.rows.index(row.merged), row)
         for column in ("bias", "epsilon", "norm"):
             self.absorb(row, column, getattr(passed, column))
         if self.ledger:
