@@ -110,13 +110,14 @@ class Affine:
         view[self.channel_axis] = -1
         return values.view(view)
 
-    def absorbed(self, values: Tensor | None, s: Tensor) -> Tensor:
-        """`Σ_k values_k s_k` for each image: what something that is added to `z` takes of the relevance."""
-        if values is None:
-            return s.new_zeros(self.batch, dtype=torch.float64)
+    def sums(self, s: Tensor) -> Tensor:
+        """`Σ s` over everything but images and output channels, `(batch, channels)`."""
         # channels first: then nothing of the layer's size is written
-        sums = s.flatten(2).sum(2) if self.kind == "convolution" else s.reshape(self.batch, -1, s.shape[-1]).sum(1)
-        return sums.double() @ values.double()
+        return (s.flatten(2).sum(2) if self.kind == "convolution" else s.reshape(self.batch, -1, s.shape[-1]).sum(1)).double()
+
+    def absorbed(self, values: Tensor | None, sums: Tensor) -> Tensor:
+        """`Σ_k values_k s_k` for each image: what something that is added to `z` takes of the relevance."""
+        return sums.new_zeros(self.batch) if values is None else sums @ values.double()
 
     def dot(self, first: Tensor, second: Tensor) -> Tensor:
         """`Σ first · second` for each image."""

@@ -272,13 +272,14 @@ def _split(layer: Affine, branches: list[_Branch], arrived: Tensor) -> Passed:
         z = _memory(layer, ("sum", branch.key), summed)
         # where a sum is zero there is nothing to share out: what arrives is booked as absorbed by the stabiliser
         s = (branch.relevance / z).nan_to_num_(0.0, 0.0, 0.0)
-        bias = bias + layer.absorbed(branch.bias, s)
+        bias = bias + (0 if branch.bias is None else layer.absorbed(branch.bias, layer.sums(s)))
         kept = kept + layer.dot(z, s)
         back = layer.transposed(s, branch.positive())
         gradient = gradient + (back if one_signed else torch.where(a < 0, layer.transposed(s, branch.negative()), back))
     if not branches:
-        gradient, bias, kept = torch.zeros_like(a), torch.zeros_like(arrived), torch.zeros_like(arrived)
-    return Passed(gradient, bias, arrived - kept, torch.zeros_like(arrived))
+        gradient, kept = torch.zeros_like(a), torch.zeros_like(arrived)
+    nothing = torch.zeros_like(arrived)
+    return Passed(gradient, nothing + bias, arrived - kept, nothing)
 
 
 def _shaped(layer: Affine, bias: Tensor | None, z: Tensor) -> Tensor | float:
@@ -286,8 +287,10 @@ def _shaped(layer: Affine, bias: Tensor | None, z: Tensor) -> Tensor | float:
 
 
 def _through(layer: Affine, s: Tensor, lost: Tensor | float) -> Passed:
-    nothing = layer.absorbed(None, s)
-    return Passed(layer.back(s), layer.absorbed(layer.own_bias, s), nothing + lost, layer.absorbed(layer.norm_shift, s))
+    own, norm = layer.own_bias, layer.norm_shift
+    sums = s.new_zeros(layer.batch, 1, dtype=torch.float64) if own is None and norm is None else layer.sums(s)
+    nothing = layer.absorbed(None, sums)
+    return Passed(layer.back(s), layer.absorbed(own, sums), nothing + lost, layer.absorbed(norm, sums))
 
 
 def _by_weights(layer: Affine, gradient: Tensor, weight: Tensor) -> Passed:
