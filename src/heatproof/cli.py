@@ -26,6 +26,8 @@ _OWN_FLAGS = {"model": "--model", "method": "--method", "target": "--target", "l
 _ClickError: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help="Show where a vision model looked.")
+bench_app = typer.Typer(help="Score methods over a data set.")
+app.add_typer(bench_app, name="bench")
 
 
 def _print_version(wanted: bool) -> bool:
@@ -69,7 +71,7 @@ def explain(
     from heatproof.console import Voice, print_json, print_table
     from heatproof.methods import methods
 
-    names = list(dict.fromkeys(name.strip() for given in method or ["gradcam"] for name in given.split(",") if name.strip()))
+    names = _names(method or ["gradcam"])
     rows = [methods()[name] for name in names]  # says at once if one does not exist
     if not rows:
         raise MethodError("--method names no method; `heatproof methods` lists them all.")
@@ -155,6 +157,46 @@ def models(
     else:
         raise InputError(f"no model has {text!r} in its name; `heatproof models` without --filter lists them all.")
     return 0
+
+
+@bench_app.command()
+def fixations(
+    folder: Annotated[Path, typer.Argument(help="A folder with images and their fixations in fixations.json.")],
+    method: Annotated[
+        list[str] | None, typer.Option(help="Methods that need no model, repeated or with commas. Default: all of them.")
+    ] = None,
+    out: Annotated[Path, typer.Option("-o", "--out", help="The folder to write the chart and the figures to.")] = Path("bench"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")] = False,
+) -> int:
+    """Score maps that need no model, alone and times a centre prior, against where people looked."""
+    from heatproof.console import Voice, print_json, print_table
+
+    with Voice() as voice, contextlib.redirect_stdout(sys.stderr):
+        voice.work("importing torch")
+        from heatproof.proof.fixation_data import read_fixations
+        from heatproof.scale import fixations as scale
+
+        names = scale.model_free(_names(method or []))
+        data, failed = read_fixations(folder)
+        _make(out)
+        for text in failed.values():
+            voice.say(text)
+        voice.work("scoring", len(data))
+        rows = []
+        for row in scale.score_images(data, scale.by_methods(names)):
+            rows.append(row)
+            if row.error is not None:
+                voice.say(row.error)
+                failed[row.name] = row.error
+            voice.step()
+        table = scale.summary(rows)
+        chart, file = scale.write(table, rows, failed, out)
+    if as_json:
+        print_json({**scale.document(table, rows, failed), "chart": str(chart), "file": str(file)})
+    else:
+        print_table(("map", *scale.SCORES.values()), [(kind, *map(scale.told, row.values())) for kind, row in table.items()])
+        print(f"{len(rows) - sum(r.error is not None for r in rows)} images; mean ± half the 95 % interval. {chart}, {file}")
+    return 1 if failed else 0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -258,6 +300,11 @@ def _aim(name: str, weights: Path | None, prompts: list[str], values: list[str])
     if model.labels is not None:
         resolve_targets([indices], torch.zeros(1, len(model.labels)), model.labels, [0])
     return model, list(dict.fromkeys(indices))
+
+
+def _names(given: Sequence[str]) -> list[str]:
+    """Method names, each once, also where several came with commas."""
+    return list(dict.fromkeys(name.strip() for text in given for name in text.split(",") if name.strip()))
 
 
 def _make(folder: Path) -> None:

@@ -1,5 +1,6 @@
 """Score maps that need no model against human fixations, over a data set."""
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,8 +21,17 @@ from heatproof.proof.fixation_data import Viewed
 FLOOR = 0.05
 """Share of the uniform distribution in what information gain compares: heat maps have zeros, and one costs 36 bits."""
 
-SCORES = ("auc_judd", "auc_borji", "auc_shuffled", "nss", "cc", "sim", "kl", "information_gain")
-"""What is told of each map, in the order of the table; `kl` is the only one where less is better."""
+SCORES = {
+    "auc_judd": "AUC-Judd",
+    "auc_borji": "AUC-Borji",
+    "auc_shuffled": "sAUC",
+    "nss": "NSS",
+    "cc": "CC",
+    "sim": "SIM",
+    "kl": "KL ↓",
+    "information_gain": "IG",
+}
+"""What is told of each map, and the heads of its columns; of `kl` alone less is better."""
 
 CENTRED = " × centre"
 
@@ -124,9 +134,51 @@ def summary(rows: Sequence[Scored], seed: int = 0) -> dict[str, dict[str, Mean]]
     return dict(sorted(table.items(), key=lambda item: -item[1]["auc_judd"].value))
 
 
-def records(table: Mapping[str, Mapping[str, Mean]]) -> list[dict[str, Any]]:
-    """The summary in plain values, for JSON."""
-    return [{"map": kind, **{name: mean._asdict() for name, mean in row.items()}} for kind, row in table.items()]
+def told(mean: Mean) -> str:
+    """A mean, and half the width of its interval, as the table shows them."""
+    return f"{mean.value:.3f} ±{(mean.high - mean.low) / 2:.3f}"
+
+
+def document(table: Mapping[str, Mapping[str, Mean]], rows: Sequence[Scored], failed: Mapping[str, str]) -> dict[str, Any]:
+    """Everything in plain values, for JSON: the summary, each image's scores, and why images failed."""
+    return {
+        "summary": [{"map": kind, **{name: _plain(mean._asdict()) for name, mean in row.items()}} for kind, row in table.items()],
+        "images": {row.name: {kind: _plain(one) for kind, one in row.scores.items()} for row in rows if row.error is None},
+        "failed": dict(failed),
+        "conventions": {
+            "interval": "95 %, bootstrap over images",
+            "auc_borji": "exact curve, 100 draws",
+            "auc_shuffled": "exact curve, all other images' fixations",
+            "information_gain": f"bits over the centre prior, {FLOOR:g} of both uniform",
+        },
+    }
+
+
+def _plain(values: Mapping[str, float]) -> dict[str, float | None]:
+    return {name: value if np.isfinite(value) else None for name, value in values.items()}
+
+
+def write(
+    table: Mapping[str, Mapping[str, Mean]], rows: Sequence[Scored], failed: Mapping[str, str], folder: Path
+) -> tuple[Path, Path]:
+    """Write `fixations.png`, a bar chart, and `scores.json`, all figures.
+
+    Returns:
+        Their paths.
+
+    Raises:
+        InputError: the folder cannot be written to.
+    """
+    chart = draw(table, folder / "fixations.png", sum(row.error is None for row in rows))
+    file = folder / "scores.json"  # fixations.json is the data set's own
+    temporary = folder / ".scores.json.part"
+    try:
+        temporary.write_text(json.dumps(document(table, rows, failed), indent=1, allow_nan=False), "utf-8")
+        temporary.replace(file)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise InputError(f"{str(file)!r} cannot be written ({error}); choose another folder with -o.") from error
+    return chart, file
 
 
 def draw(table: Mapping[str, Mapping[str, Mean]], path: Path, count: int) -> Path:
