@@ -126,9 +126,25 @@ class Naive:
         z = (w @ a.x.flatten() + b).view_as(layer(a.x[None])[0])
         return Value(z, [(a, lambda r: explicit(Zero(), a.x.flatten(), w, b, r.flatten())[0])])
 
-    def same(self, a: Value, function) -> Value:
-        """An activation: what arrives passes."""
-        return Value(function(a.x), [(a, lambda r: r)])
+    def activation(self, a: Value, function) -> Value:
+        """All that arrives passes, but for what the value at zero takes: that is a constant."""
+        y, constant = function(a.x), function(torch.zeros_like(a.x))
+        return Value(y, [(a, lambda r: share(y - constant, y) * r)])
+
+    def columns(self, a: Value, start: int, stop: int) -> Value:
+        """Part of the last axis."""
+        after = a.x.shape[-1] - stop
+        return Value(a.x[..., start:stop], [(a, lambda r: torch.nn.functional.pad(r, (start, after)))])
+
+    def token(self, a: Value, index: int) -> Value:
+        """One row."""
+
+        def back(r: Tensor) -> Tensor:
+            rows = torch.zeros_like(a.x)
+            rows[index] = r
+            return rows
+
+        return Value(a.x[index], [(a, back)])
 
     def tokenwise(self, a: Value, layer) -> Value:
         """A linear layer on every token."""
