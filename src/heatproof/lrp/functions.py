@@ -71,10 +71,11 @@ class Tap(Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, account: Account) -> Tensor:
-        ctx.x, ctx.account = x.detach(), account
+        ctx.save_for_backward(x)  # a write into it before the backward is an error, not another value
+        ctx.account = account
         return x.view_as(x)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:
-        ctx.account(ctx.x, gradient)
+        ctx.account(ctx.saved_tensors[0].detach(), gradient)
         return gradient, None

@@ -13,7 +13,7 @@ from torch.overrides import resolve_name
 from heatproof.lrp import products
 from heatproof.lrp.affine import Affine
 from heatproof.lrp.functions import LayerNorm, Ratio
-from heatproof.lrp.propagation import Pixels, Propagation, on_gradient
+from heatproof.lrp.propagation import Pixels, Propagation
 
 Handler = Callable[[Propagation, Any, tuple, dict], Any]
 
@@ -104,14 +104,28 @@ def handle(prop: Propagation, func: Any, args: tuple, kwargs: dict) -> Any:
         prop.before_writing(written)
     bare = _IN_PLACE_OPERATORS.get(name, name[:-1] if written is not None and name.endswith("_") and name[:-1] else name)
     bare = "relu" if bare == "relu_" else bare
-    if (written is not None and bare in ("relu", "dropout")) or name in ("zero_", "requires_grad_"):
+    if (written is not None and (bare in ("relu", "dropout") or bare in SHAPES)) or name in ("zero_", "requires_grad_"):
         return _drop_tags(func(*args, **kwargs))
+    if name in ("copy_", "fill_"):
+        return _overwrite(prop, written, args, kwargs)
+    if written is not None and bare not in ADDS and bare not in ACTIVATIONS:
+        args = (written.clone(), *args[1:])  # what the backward needs must not be overwritten by the result
     result = _outcome(prop, func, bare, args, {key: value for key, value in kwargs.items() if key != "inplace"}, written)
-    if written is None or not isinstance(result, Tensor) or result is written:
-        return result
-    if result.shape != written.shape or written._is_view():
+    if written is None or not isinstance(result, Tensor):
         return result
     return _drop_tags(written.copy_(result))
+
+
+def _overwrite(prop: Propagation, target: Tensor, args: tuple, kwargs: dict) -> Tensor:
+    """Every value of a tensor replaced: by a signal, which takes all relevance, or by constants, which absorb it."""
+    values = args[1] if len(args) > 1 else kwargs.get("src", kwargs.get("value"))
+    if not signal(values):
+        row = prop.row("copy")
+        added = torch.as_tensor(values, dtype=target.dtype, device=target.device).expand_as(target)
+        values = torch.where(torch.zeros_like(target, dtype=torch.bool), target, added)  # on the graph, so that it is asked
+        if values.requires_grad:
+            prop.constant(values, added, "bias", row)
+    return _drop_tags(target.copy_(values))
 
 
 def _in_place(name: str) -> bool:
@@ -422,16 +436,13 @@ def _set_item(prop: Propagation, func: Any, args: tuple) -> None:
     target, index, value = args
     prop.before_writing(target)
     row = prop.row("setitem")
-
-    def handed_down(old: Tensor) -> Callable[[Tensor], None]:
-        return lambda gradient: prop.absorb(row, "bias", -prop.relevance(old, gradient))
-
-    for t in (target, value):
-        if signal(t):
-            on_gradient(t, handed_down(t.detach().clone()))
+    around, within = signal(target), signal(value)
     func(target, index, value)
-    whole = target.detach().clone()
-    on_gradient(target, lambda gradient: prop.absorb(row, "bias", prop.relevance(whole, gradient)))
+    if not (around and within):
+        # what is no signal now lies among what is: constants at the index, or all around it
+        added = torch.zeros_like(target) if around else target.detach().clone()
+        added[index] = target.detach()[index] if around else 0
+        prop.constant(target, added, "bias", row)
     _drop_tags(target)
 
 
@@ -444,7 +455,9 @@ def _detached(value: Any) -> Any:
 
 
 def _drop_tags(x: Any) -> Any:
-    for tag in ("_lrp_gate", "_lrp_pixels", "_lrp_layer"):
-        if hasattr(x, tag):
-            delattr(x, tag)
+    """After a write: what was known of the tensor, and of the one that it is a view of, no longer holds."""
+    for written in (x, x._base) if isinstance(x, Tensor) and x._is_view() else (x,):
+        for tag in ("_lrp_gate", "_lrp_pixels", "_lrp_layer"):
+            if hasattr(written, tag):
+                delattr(written, tag)
     return x
