@@ -29,7 +29,7 @@ class Viewed:
     name: str
     path: Path
     size: tuple[int, int]
-    subjects: Sequence[Float[np.ndarray, "fixations 2"]]
+    subjects: Sequence[Float[np.ndarray, "_ 2"]]
 
     def points(self, size: tuple[int, int] | None = None) -> Float[np.ndarray, "fixations 2"]:
         """All subjects' fixations, in pixels of `size` (rows, columns); None keeps the file's own."""
