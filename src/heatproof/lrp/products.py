@@ -6,8 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from heatproof.lrp.arguments import signal
 from heatproof.lrp.functions import Scale
 from heatproof.lrp.propagation import Propagation
+from heatproof.lrp.tags import carry_gate, is_gate, scale_pixels
 
 
 def share(prop: Propagation, first: Any, second: Any, elementwise: bool) -> tuple[Any, Any, str]:
@@ -16,20 +18,16 @@ def share(prop: Propagation, first: Any, second: Any, elementwise: bool) -> tupl
     Under `products="signal"` the one that is a gate (a sigmoid, a softmax, or the smaller of two that broadcast) is
     constant. Otherwise each factor's backward is halved: both would else claim the whole relevance.
     """
-    if not (_signal(first) and _signal(second)):
+    if not (signal(first) and signal(second)):
         return first, second, "linear in the signal"
     if prop.composite.products == "signal":
-        gates = [hasattr(first, "_lrp_gate"), hasattr(second, "_lrp_gate")]
+        gates = [is_gate(first), is_gate(second)]
         if gates[0] == gates[1] and elementwise and first.numel() != second.numel():
             gates = [first.numel() < second.numel(), second.numel() < first.numel()]
         if gates[0] != gates[1]:
             pair = (first.detach(), second) if gates[0] else (first, second.detach())
             return *pair, "gate constant"
     return Scale.apply(first, 0.5), Scale.apply(second, 0.5), "half to each factor"
-
-
-def _signal(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.requires_grad
 
 
 def _product(prop: Propagation, func: Any, name: str, args: tuple, kwargs: dict) -> Any:
@@ -39,7 +37,7 @@ def _product(prop: Propagation, func: Any, name: str, args: tuple, kwargs: dict)
     row = prop.row(name.strip("_"), rule)
     y = func(one, two)
     if rule == "linear in the signal":
-        source = first if _signal(first) else second
+        source = first if signal(first) else second
         if elementwise:
             _carry(source, y, lambda t: func(*(t if value is source else value for value in (first, second))))
     prop.watch(y, row)
@@ -49,11 +47,11 @@ def _product(prop: Propagation, func: Any, name: str, args: tuple, kwargs: dict)
 def _quotient(prop: Propagation, func: Any, name: str, args: tuple, kwargs: dict) -> Any:
     above, below = (args[1], args[0]) if name.startswith("__r") else (args[0], args[1] if len(args) > 1 else kwargs["other"])
     fixed = below.detach() if isinstance(below, Tensor) else below
-    row = prop.row("div", "denominator constant" if _signal(below) else "linear in the signal")
-    if not _signal(above):
+    row = prop.row("div", "denominator constant" if signal(below) else "linear in the signal")
+    if not signal(above):
         return torch.as_tensor(above / fixed)
     y = above / fixed
-    if not _signal(below):
+    if not signal(below):
         _carry(above, y, lambda t: t / fixed)
     prop.watch(y, row)
     return y
@@ -61,16 +59,13 @@ def _quotient(prop: Propagation, func: Any, name: str, args: tuple, kwargs: dict
 
 def _carry(source: Tensor, y: Tensor, change: Callable[[Tensor], Tensor]) -> None:
     """Tags that survive a multiplication with a constant."""
-    if hasattr(source, "_lrp_gate"):
-        y._lrp_gate = True
-    pixels = getattr(source, "_lrp_pixels", None)
-    if pixels is not None and y.shape == source.shape:
-        y._lrp_pixels = pixels.scaled(change)
+    carry_gate(source, y)
+    scale_pixels(source, y, change)
 
 
 def _einsum(prop: Propagation, func: Any, name: str, args: tuple, kwargs: dict) -> Any:
     equation, factors = args[0], list(args[1] if isinstance(args[1], list | tuple) else args[1:])
-    moving = [n for n, factor in enumerate(factors) if _signal(factor)]
+    moving = [n for n, factor in enumerate(factors) if signal(factor)]
     rule = "linear in the signal"
     if len(moving) > 2:
         raise prop.no_rule("einsum of three signals")
@@ -96,7 +91,7 @@ def _attention(prop: Propagation, func: Any, name: str, args: tuple, kwargs: dic
 
     def shared(*taps: Tensor) -> Tensor:
         parts = zip(taps, (0.25, 0.25, 0.5), strict=True)
-        return func(*(Scale.apply(t, factor) if _signal(t) else t for t, factor in parts), **given)
+        return func(*(Scale.apply(t, factor) if signal(t) else t for t, factor in parts), **given)
 
     y = prop.measured(shared, [query, key, value], "softmax", row)
     prop.watch(y, row)

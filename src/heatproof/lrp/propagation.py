@@ -16,10 +16,12 @@ from torch.overrides import TorchFunctionMode
 
 from heatproof.errors import HeatproofError, MethodError
 from heatproof.lrp.affine import Affine, dot
+from heatproof.lrp.arguments import replaced, tensors
 from heatproof.lrp.composites import Composite, Layer
 from heatproof.lrp.functions import Tap, Through
 from heatproof.lrp.rules import Passed, Rule
 from heatproof.lrp.seen import Seen, transformed
+from heatproof.lrp.tags import Pixels, origin_of, pixels_of, set_origin, set_pixels
 
 COLUMNS = ("bias", "epsilon", "norm", "softmax")
 
@@ -39,25 +41,6 @@ class Row:
     merged: "Row | None" = None
     arrived: Tensor | None = None
     absorbed: dict[str, Tensor] = field(default_factory=dict)
-
-
-@dataclass
-class Pixels:
-    """What a tensor that still is the image carries along: the relevance of pixels, their bounds, and 0 where there is padding."""
-
-    carrier: Tensor
-    low: Tensor
-    high: Tensor
-    inside: Tensor
-
-    def map(self, change: Callable[[Tensor], Tensor]) -> "Pixels":
-        """After the values have changed places."""
-        return Pixels(change(self.carrier), change(self.low), change(self.high), change(self.inside))
-
-    def scaled(self, change: Callable[[Tensor], Tensor]) -> "Pixels":
-        """After an affine map of each value: the bounds follow, relevance stays with the pixel."""
-        ends = change(self.low), change(self.high)
-        return Pixels(self.carrier, torch.minimum(*ends), torch.maximum(*ends), self.inside)
 
 
 def on_gradient(y: Tensor, then: Callable[[Tensor], None]) -> None:
@@ -108,9 +91,8 @@ class Propagation(TorchFunctionMode):
         self.seen.add(root)
         if self.composite.pixels is not None or self.composite.choose is not None:
             low, high = self.box or (x.amin((0, 2, 3), keepdim=True), x.amax((0, 2, 3), keepdim=True))
-            root._lrp_pixels = Pixels(
-                self.carrier, low.to(x).expand_as(x), high.to(x).expand_as(x), x.new_ones(1, 1, 1, 1).expand_as(x)
-            )
+            inside = x.new_ones(1, 1, 1, 1).expand_as(x)
+            set_pixels(root, Pixels(self.carrier, low.to(x).expand_as(x), high.to(x).expand_as(x), inside))
         return root
 
     def __enter__(self) -> "Propagation":
@@ -128,7 +110,9 @@ class Propagation(TorchFunctionMode):
         self._savers.clear()
         self.seen.clear()
 
-    def _leave(self, _module: nn.Module, _inputs: Any, _output: Any) -> None:
+    def _leave(self, _module: nn.Module, _inputs: Any, output: Any) -> None:
+        with torch._C.DisableTorchFunction():  # looking at a value is an operation too
+            self.check_seen(*(t for t in tensors(output) if t.requires_grad))
         self._places.pop()
 
     @property
@@ -137,7 +121,7 @@ class Propagation(TorchFunctionMode):
         return self._places[-1]
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        from heatproof.lrp.operations import handle, operation, tensors  # which needs this file
+        from heatproof.lrp.operations import handle, operation  # which needs this file
 
         kwargs = kwargs or {}
         try:
@@ -152,8 +136,6 @@ class Propagation(TorchFunctionMode):
 
     def _checked(self, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
         """Arguments whose signals all come from operations that were watched; weights that still ask for gradients do not."""
-        from heatproof.lrp.operations import replaced, tensors
-
         signals = [t for t in tensors(args, kwargs) if t.requires_grad]
         self.check_seen(*signals)
         weights = [t for t in signals if self.seen.is_weight(t)]
@@ -169,11 +151,13 @@ class Propagation(TorchFunctionMode):
             MethodError: a scripted function, a custom `autograd.Function` or the like made one.
         """
         for value in signals:
-            if transformed(value):
-                raise self.no_rule("vmap")
-            maker = self.seen.unseen(value)
-            if maker is not None:
+            maker = "vmap" if transformed(value) else self.seen.unseen(value)
+            if maker is None:
+                continue
+            if not self.tolerant:
                 raise self.no_rule(maker, "It was not announced: a scripted function or a custom autograd.Function hides it. ")
+            self.row(maker, "none")
+            self.seen.add(value)
 
     @property
     def has_attention(self) -> bool:
@@ -241,7 +225,7 @@ class Propagation(TorchFunctionMode):
     def through(self, layer: Affine, a: Tensor, z: Tensor, op: str) -> Tensor:
         """The output of a weighted layer, with its rule in the backward."""
         self.check_batch(z.shape)
-        pixels = getattr(a, "_lrp_pixels", None)
+        pixels = pixels_of(a)
         layer.batch, layer.shape = self.batch, a.shape
         layer.pixels = None if pixels is None else (pixels.low, pixels.high, pixels.inside)
         if pixels is not None or self.composite.needs_input:
@@ -253,14 +237,14 @@ class Propagation(TorchFunctionMode):
         row = self.row(op)
         carrier = None if pixels is None else pixels.carrier
         y = Through.apply(a, carrier, [z], lambda gradient: self._back(layer, row, gradient))
-        y._lrp_layer = (layer, row, a, y._version)
+        set_origin(y, (layer, row, a, y._version))
         row.layer = layer
         self.layers.append(row)
         return y
 
     def merged(self, y: Tensor, scale: Tensor, mean: Tensor, shift: Tensor | None, z: Tensor) -> Tensor | None:
         """The output `z` of a batch norm right above a weighted layer with output `y`, as one layer; None where it is not."""
-        layer, row, a, version = getattr(y, "_lrp_layer", (None,) * 4)
+        layer, row, a, version = origin_of(y) or (None,) * 4
         if layer is None or version != y._version or layer.scale is not None or (layer.kind == "linear" and y.ndim != 2):
             return None
         if row in self.layers:

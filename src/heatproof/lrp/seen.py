@@ -50,7 +50,7 @@ class Seen:
             base = value._base
             if base.grad_fn is None or id(base.grad_fn) in self._nodes:
                 return None
-        return re.sub(r"Backward\d*$", "", node.name())
+        return re.sub(r"Backward\d*$", "", node.name().split("::")[-1])
 
 
 def transformed(value: Tensor) -> bool:
