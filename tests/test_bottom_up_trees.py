@@ -128,18 +128,18 @@ def test_one_path_per_pixel_is_not_enough():
     values = np.array([14, 25, 15, 5, 25], np.uint8)
     order, parent = np.arange(5, dtype=np.int32), np.array([-1, 0, 1, 2, 2], np.int32)
     seed = np.array([True, False, False, True, False])
-    assert tree.barrier_distance(values, order, parent, seed, 1)[4] == 20
-    assert tree.barrier_distance(values, order, parent, seed, tree.PAIRS)[4] == 11
+    assert tree.barrier_distance(values[:, None], order, parent, seed, 1)[4] == 20
+    assert tree.barrier_distance(values[:, None], order, parent, seed, tree.PAIRS)[4] == 11
 
 
 def test_more_pairs_than_there_is_room_for_leave_an_upper_bound():
     values = np.random.default_rng(0).integers(256, size=(30, 30)).astype(np.uint8)
     order, parent, _ = tree.spanning_tree(np.repeat(values[..., None], 3, 2))
     seed = np.array(border_of(30, 30))
-    exact = tree.barrier_distance(values.ravel(), order, parent, seed, 256)
+    exact = tree.barrier_distance(values.reshape(-1, 1), order, parent, seed, 256)
     for pairs in (1, 2, 3):
-        assert (tree.barrier_distance(values.ravel(), order, parent, seed, pairs) >= exact).all()
-    np.testing.assert_array_equal(tree.barrier_distance(values.ravel(), order, parent, seed, tree.PAIRS), exact)
+        assert (tree.barrier_distance(values.reshape(-1, 1), order, parent, seed, pairs) >= exact).all()
+    np.testing.assert_array_equal(tree.barrier_distance(values.reshape(-1, 1), order, parent, seed, tree.PAIRS), exact)
 
 
 def test_the_tree_filter_is_a_mean_over_all_pixels():

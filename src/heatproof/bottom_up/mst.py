@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from scipy.ndimage import maximum_filter, minimum_filter
-from skimage.color import rgb2lab
 from torch import Tensor
 
+from heatproof.bottom_up.colour import lab
 from heatproof.bottom_up.method import BottomUp
 from heatproof.bottom_up.working_size import back, within
 from heatproof.images import check_tensor, to_uint8
@@ -93,11 +93,8 @@ def _distance(image: np.ndarray, order: np.ndarray, parent: np.ndarray) -> np.nd
 
     edge = np.zeros(image.shape[:2], bool)
     edge[[0, -1], :] = edge[:, [0, -1]] = True
-    total = np.zeros(edge.size)
-    for channel in range(3):
-        values = np.ascontiguousarray(image[..., channel]).ravel()
-        total += tree.barrier_distance(values, order, parent, edge.ravel(), tree.PAIRS)
-    return total.reshape(edge.shape)
+    total = tree.barrier_distance(image.reshape(-1, 3), order, parent, edge.ravel(), tree.PAIRS)
+    return total.reshape(edge.shape).astype(np.float64)
 
 
 def _one(image: np.ndarray, dissimilarity: bool, post: bool) -> np.ndarray:
@@ -129,13 +126,12 @@ def unlike_border(image: UInt8[np.ndarray, "height width 3"]) -> Float[np.ndarra
     Returns:
         float64 ≥ 0.
     """
-    lab = rgb2lab(image / np.float32(255))
-    height, width = lab.shape[:2]
-    planes = np.moveaxis(lab, 2, 0)
+    planes = lab(torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255)[0].numpy()
+    height, width = image.shape[:2]
     strip = max(1, round(_STRIP * (height * width) ** 0.5))
     border = np.ones((height, width), bool)
     border[strip:-strip, strip:-strip] = False
-    colours = lab[border]
+    colours = planes[:, border].T
     colours = colours[:: max(1, len(colours) // 4096)]  # a few thousand tell three clusters
     labels = _clusters(colours)
     total = np.zeros((height, width), np.float32)

@@ -131,33 +131,45 @@ def barrier_distance(values, order, parent, seed, pairs):
     result is exact where no pixel needs more.
 
     Args:
-        values: `(N,)` uint8.
+        values: `(N, C)` uint8.
         order, parent: of `spanning_tree`.
         seed: `(N,)` bool.
         pairs: how many paths a pixel remembers.
 
     Returns:
-        `(N,)` uint8.
+        `(N,)` int32, the sum over the channels.
     """
-    size = len(values)
+    size, channels = values.shape
+    # everything is kept in the order of the tree: parents were seen lately, and are still at hand
+    place = np.empty(size, np.int32)
+    for position in range(size):
+        place[order[position]] = position
+    up = np.empty(size, np.int32)
+    for position in range(1, size):
+        up[position] = place[parent[order[position]]]
+    own = np.empty(size, np.uint8)
     high = np.empty((size, pairs), np.uint8)
     low = np.empty((size, pairs), np.uint8)
-    count = np.zeros(size, np.uint8)
-    for node in range(size):
-        if seed[node]:
-            high[node, 0] = low[node, 0] = values[node]
-            count[node] = 1
-    for position in range(size - 1, 0, -1):
-        node = order[position]
-        _offer(high, low, count, parent[node], node, values[parent[node]])
-    for position in range(1, size):
-        node = order[position]
-        _offer(high, low, count, node, parent[node], values[node])
-    distance = np.full(size, 255, np.uint8)
-    for node in range(size):
-        for k in range(count[node]):
-            distance[node] = min(distance[node], high[node, k] - low[node, k])
-    return distance
+    count = np.empty(size, np.uint8)
+    total = np.zeros(size, np.int32)
+    for channel in range(channels):
+        for position in range(size):
+            value = values[order[position], channel]
+            own[position] = value
+            high[position, 0] = low[position, 0] = value
+            count[position] = seed[order[position]]
+        for position in range(size - 1, 0, -1):
+            if not seed[order[up[position]]]:  # nothing beats a seed
+                _offer(high, low, count, up[position], position, own[up[position]])
+        for position in range(1, size):
+            if not seed[order[position]]:
+                _offer(high, low, count, position, up[position], own[position])
+        for position in range(size):
+            least = 255
+            for k in range(count[position]):
+                least = min(least, np.int64(high[position, k]) - np.int64(low[position, k]))
+            total[order[position]] += least
+    return total
 
 
 @compiled
