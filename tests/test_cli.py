@@ -449,3 +449,11 @@ def test_a_log_file_gets_no_bar(monkeypatch):
         voice.work("explaining", 4)
         time.sleep(0.1)
     assert buffer.getvalue() == ""
+
+
+def test_composite_is_an_option_of_its_own(run, tiny, tmp_path):
+    photo(tmp_path / "a.png", 16, 12)
+    code, out, _ = run("explain", "a.png", "--model", "tiny", "--method", "lrp", "--composite", "epsilon", "--json")
+    assert code == 0 and json.loads(out)["images"][0]["explanations"][0]["options"]["composite"] == "epsilon"
+    code, _, err = run("explain", "a.png", "--model", "tiny", "--method", "lrp", "--composite", "epsilom")
+    assert code == 2 and "Did you mean 'epsilon'" in err[-1]

@@ -62,6 +62,7 @@ def explain(
     layer: Annotated[list[str] | None, typer.Option(help="Layers by name. Default: the last spatial features.")] = None,
     weights: Annotated[Path | None, typer.Option(help="Weights for the model: safetensors, or a torch state dict.")] = None,
     prompt: Annotated[list[str] | None, typer.Option(help="A text that is a class of an image-text model; repeat it.")] = None,
+    composite: Annotated[str | None, typer.Option(help="Where lrp places its rules, short for --option composite=….")] = None,
     option: Annotated[list[str] | None, typer.Option(help="An option of the methods, as in steps=64; repeat it.")] = None,
     classes: Annotated[int, typer.Option(help="Also tell this many of each image's highest classes.", min=0)] = 0,
     out: Annotated[Path, typer.Option("-o", "--out", help="The folder to write to.")] = Path("explanations"),
@@ -75,7 +76,7 @@ def explain(
     rows = [methods()[name] for name in names]  # says at once if one does not exist
     if not rows:
         raise MethodError("--method names no method; `heatproof methods` lists them all.")
-    options = dict(_option(text) for text in option or ())
+    options = dict(_option(text) for text in option or ()) | ({"composite": composite} if composite else {})
     with Voice() as voice, contextlib.redirect_stdout(sys.stderr):  # stdout is for the result alone
         voice.work("importing torch")
         from heatproof.files import Request, expand, explain_files, stems, write
