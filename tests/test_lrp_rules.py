@@ -4,11 +4,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from relevance import explicit, matrix
 from torch import Tensor, nn
 
 import heatproof as hp
 from heatproof.lrp import AlphaBeta, Composite, Epsilon, Flat, Gamma, WSquare, ZBox, Zero, ZPlus
+from relevance import explicit, matrix
 
 SIZE = (5, 4)
 LOW, HIGH = torch.tensor([-2.5, -2.0, -3.0]).view(1, 3, 1, 1), torch.tensor([2.0, 3.0, 2.5]).view(1, 3, 1, 1)
