@@ -6,10 +6,10 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from skimage.color import rgb2lab
 from skimage.segmentation import slic
 from torch import Tensor
 
+from heatproof.bottom_up.colour import lab
 from heatproof.bottom_up.method import BottomUp
 from heatproof.bottom_up.working_size import back, within
 from heatproof.errors import MethodError
@@ -91,20 +91,20 @@ def region_contrast(
     x = check_tensor(x)
     size = (x.shape[-2], x.shape[-1])
     maps = []
-    for image in within(x.detach().float().clamp(0, 1)).cpu().numpy():
-        found = superpixels(rgb2lab(np.moveaxis(image, 0, 2)), regions, compactness)
+    for image in lab(within(x.detach().float().clamp(0, 1))).permute(0, 2, 3, 1).cpu().numpy():
+        found = superpixels(image, regions, compactness)
         maps.append(torch.from_numpy(contrast(found, strength)[found.labels].astype(np.float32)))
     return back(torch.stack(maps).to(x.device), size)
 
 
-def superpixels(lab: Float[np.ndarray, "height width 3"], regions: int, compactness: float) -> Regions:
+def superpixels(image: Float[np.ndarray, "height width 3"], regions: int, compactness: float) -> Regions:
     """SLIC superpixels of an image in Lab, and what is known of each."""
-    height, width = lab.shape[:2]
-    span = float(lab.max() - lab.min()) or 1.0  # slic() stretches what it gets to [0, 1]; compactness is meant in Lab
-    labels = slic(lab, regions, compactness / span, start_label=0, convert2lab=False, channel_axis=2)
+    height, width = image.shape[:2]
+    span = float(image.max() - image.min()) or 1.0  # slic() stretches what it gets to [0, 1]; compactness is meant in Lab
+    labels = slic(image, regions, compactness / span, start_label=0, convert2lab=False, channel_axis=2)
     flat = labels.ravel()
     counts = np.bincount(flat)
-    colours = np.stack([np.bincount(flat, plane.ravel()) for plane in np.moveaxis(lab, 2, 0)], 1) / counts[:, None]
+    colours = np.stack([np.bincount(flat, plane.ravel()) for plane in np.moveaxis(image, 2, 0)], 1) / counts[:, None]
     rows = np.bincount(flat, np.repeat((np.arange(height) + 0.5) / height, width))
     columns = np.bincount(flat, np.tile((np.arange(width) + 0.5) / width, height))
     return Regions(labels, colours, np.stack([rows, columns], 1) / counts[:, None], counts / flat.size)

@@ -9,9 +9,9 @@ import higra as hg
 import numpy as np
 import torch
 from jaxtyping import Float
-from skimage.color import rgb2lab
 from torch import Tensor
 
+from heatproof.bottom_up.colour import lab
 from heatproof.bottom_up.method import BottomUp
 from heatproof.bottom_up.working_size import back, within
 from heatproof.errors import MethodError
@@ -87,8 +87,9 @@ def steps(
     image: Float[np.ndarray, "3 height width"],
 ) -> tuple[Float[np.ndarray, "height right"], Float[np.ndarray, "down width"]]:
     """Weights of the edges: Euclidean distance in Lab of each pixel to its right `(H, W−1)` and lower `(H−1, W)` neighbour."""
-    lab = rgb2lab(np.moveaxis(image, 0, 2))
-    return tuple(np.sqrt(np.square(np.diff(lab, axis=axis)).sum(2)) for axis in (1, 0))
+    colours = lab(torch.from_numpy(image)[None])[0]
+    right, down = (torch.linalg.vector_norm(colours.diff(dim=axis), dim=0).numpy() for axis in (2, 1))
+    return right, down
 
 
 @lru_cache(maxsize=4)
