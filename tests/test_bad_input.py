@@ -990,3 +990,9 @@ def test_maps_that_are_not_there() -> None:
     for i, t in ((2, 0), (0, 2), (-3, 0)):
         with pytest.raises(hp.InputError, match="no map"):
             ex.overlay(i, t)
+
+
+@pytest.mark.parametrize("name", ["n" * 300 + ".png", "nul\0.png"])
+def test_a_name_that_no_file_can_have_is_a_sentence(name):
+    with pytest.raises(hp.InputError, match="check the path"):
+        hp.explain(None, name, method="center")

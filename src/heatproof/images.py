@@ -50,11 +50,15 @@ def read_image(source: Any) -> Image.Image:
 
 
 def _read_file(path: Path) -> Image.Image:
-    if not path.exists():
-        raise InputError(f"there is no file {str(path)!r}; check the path.")
-    if path.is_dir():
+    try:
+        size = None if path.is_dir() else path.stat().st_size
+    except FileNotFoundError:
+        raise InputError(f"there is no file {str(path)!r}; check the path.") from None
+    except (OSError, ValueError) as error:  # no permission, a name that is too long or has a NUL in it
+        raise InputError(f"{str(path)[:200]!r} cannot be looked at ({error}); check the path.") from None
+    if size is None:
         raise InputError(f"{str(path)!r} is a folder; pass the image files in it, as a list.")
-    if path.stat().st_size == 0:
+    if size == 0:
         raise InputError(f"{str(path)!r} is empty (0 bytes); fetch the image again.")
     try:
         with Image.open(path) as image:
