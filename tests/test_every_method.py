@@ -194,3 +194,13 @@ def test_many_images_go_in_batches_and_keep_their_order(monkeypatch):
     assert max(sizes) == 4 and ex.targets[:, 0].tolist() == [*range(5), *range(5), 0]
     for i in (0, 5, 10):
         torch.testing.assert_close(ex.raw[i], hp.explain(net, x[i], method="hirescam", target=i % CLASSES).raw[0])
+
+
+def test_the_ledger_names_the_images_of_the_whole_call(monkeypatch):
+    monkeypatch.setattr("heatproof.models.batching._PIXELS", 2 * 24 * 40)
+    ex = hp.explain(seeded(HeadNet), images(5), method="lrp", target=[[0, 1]] * 5, ledger=True)
+    for i in range(5):
+        for t in range(2):
+            rows = [row for row in ex.ledger if (row["image"], row["target"]) == (i, t)]
+            absorbed = sum(row[column] for row in rows for column in ("bias", "epsilon", "norm", "softmax"))
+            assert absorbed == pytest.approx(float(ex.residual[i, t]), abs=1e-5)

@@ -127,14 +127,14 @@ def _collect(
                 "them in calls of one size each."
             )
         if model is None:
-            _take(found, _Scene(x, torch.zeros(len(x), 1, dtype=torch.long)), chosen)
+            _take(found, _Scene(x, torch.zeros(len(x), 1, dtype=torch.long)), chosen, rows)
         else:
             tape = _record(model, x, chosen, needs, layer)
             tape.aim(resolve_targets(target, tape.scores, model.labels, rows))
             found.layers = tuple(site.name for site in tape.sites)
             found.scores.append(tape.target_scores.cpu())
             found.targets.append(tape.targets.cpu())
-            _take(found, tape, chosen)
+            _take(found, tape, chosen, rows)
         found.rows += rows
     if not found.rows:
         raise InputError(next(iter(found.errors.values())))
@@ -173,7 +173,7 @@ def _record(model: Model, x: Tensor, chosen: dict[str, Method], needs: set[str],
     )
 
 
-def _take(found: _Collected, tape: Tape | _Scene, chosen: dict[str, Method]) -> None:
+def _take(found: _Collected, tape: Tape | _Scene, chosen: dict[str, Method], rows: Sequence[int]) -> None:
     found.pixels.append(pixels_to_tensor(to_uint8(tape.pixels)))
     for name, one in chosen.items():
         # autocast is for the model; what needs none would only lose precision
@@ -186,7 +186,7 @@ def _take(found: _Collected, tape: Tape | _Scene, chosen: dict[str, Method]) -> 
                 result.raw.detach().cpu(),
                 maps.detach().cpu(),
                 None if result.residual is None else result.residual.detach().cpu(),
-                result.ledger,
+                None if result.ledger is None else [row | {"image": rows[row["image"]]} for row in result.ledger],
                 result.resolved,
             )
         )
