@@ -20,8 +20,8 @@ def display(kind, odd):
             radius, colour = 12, (0.2, 0.2, 0.2)
             if kind == "colour":
                 colour = (0.9, 0.3, 0.3) if differs else (0.3, 0.9, 0.3)  # both as bright as the grey
-            if kind == "size" and differs:
-                radius = 20
+            if kind == "size":
+                radius = 18 if differs else 8
             if kind == "luminance":
                 colour = (1.0,) * 3 if differs else (0.4,) * 3
             item = u**2 + v**2 <= radius**2

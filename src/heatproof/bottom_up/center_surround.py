@@ -56,7 +56,7 @@ def center_surround(
     planes = planes - planes[:, :, :1, :1]
     maps = []
     for side in _sides(size, min(height, width)):
-        own = side if scale == 1 else max(1, 2 * round((side * scale - 1) / 2) + 1)
+        own = scaled(side, scale)
         mean = box_mean(planes, own) if surround == "box" else gaussian(planes, own / 4)
         maps.append((planes - mean).square().sum(1).sqrt())
     return back(torch.stack(maps).mean(0), (height, width))
@@ -70,6 +70,11 @@ def _sides(size: Any, shorter: int) -> list[int]:
     if not sides or any(isinstance(n, bool) or not isinstance(n, int) or n < 1 or n % 2 == 0 for n in sides):
         raise MethodError(f"size={size!r}; expected an odd number of pixels above 0, or a list of such numbers.")
     return sides
+
+
+def scaled(size: int, scale: float) -> int:
+    """The odd size that is nearest to `scale` times an odd size."""
+    return size if scale == 1 else max(1, 2 * round((size * scale - 1) / 2) + 1)
 
 
 def box_mean(planes: Float[Tensor, "*batch height width"], size: int) -> Float[Tensor, "*batch height width"]:

@@ -10,9 +10,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from heatproof.bottom_up.center_surround import scaled
 from heatproof.bottom_up.colour import grey
 from heatproof.bottom_up.compiled import announce, compiled
 from heatproof.bottom_up.method import BottomUp
+from heatproof.bottom_up.working_size import back, within
 from heatproof.errors import MethodError
 from heatproof.images import check_tensor
 
@@ -20,6 +22,7 @@ _FIXED = 1 << 32
 """`c log₂ c` is summed in whole multiples of 2⁻³², so that what enters and leaves a window cancels exactly."""
 
 _MOST = 1 << 15
+_compiling = threading.Lock()
 
 
 def entropy(
@@ -41,7 +44,8 @@ def entropy(
         bins: of the histogram, per channel; None for 256 of intensity, 8 of each colour.
 
     Returns:
-        float32 in bits, from 0 to the logarithm of the number of bins or of the window's pixels.
+        float32 in bits, from 0 to the logarithm of the number of bins or of the window's pixels. Images over
+        `working_size.WORKING_PIXELS` are worked on at that size, the window in proportion.
 
     Raises:
         InputError: NaN or infinite values.
@@ -58,26 +62,28 @@ def entropy(
     if isinstance(bins, bool) or not isinstance(bins, int) or bins < 2 or bins**depth > _MOST:
         raise MethodError(f"bins={bins!r}; expected a whole number from 2 to {int(_MOST ** (1 / depth) + 1e-9)}.")
     x = check_tensor(x).detach().float().clamp(0, 1)
-    codes = _codes(grey(x) if depth == 1 else x, bins)
-    radius = size // 2
+    small = within(x)
+    height, width = small.shape[-2:]
+    own = scaled(size, (height * width / (x.shape[-2] * x.shape[-1])) ** 0.5)
+    own = min(own, 2 * (height + width) + 1)  # larger ones see everything too
+    codes = _codes(grey(small) if depth == 1 else small, bins)
+    radius = own // 2
     reach = np.arange(-radius, radius + 1)
-    half = np.full(size, radius) if window == "square" else np.sqrt(radius**2 - reach**2 + 1e-9).astype(np.int64)
-    counts = np.arange(size**2 + 1, dtype=np.float64)
+    half = np.full(own, radius) if window == "square" else np.sqrt(radius**2 - reach**2 + 1e-9).astype(np.int64)
+    half = half.astype(np.int64)
+    counts = np.arange(min(own**2, height * width) + 1, dtype=np.float64)
     table = np.round(counts * np.log2(np.maximum(counts, 1)) * _FIXED).astype(np.int64)
     maps = np.empty(codes.shape, np.float32)
-    with _compiling:
+
+    def one(index: int) -> None:
+        _slide(codes[index], half, bins**depth, table, maps[index])
+
+    with _compiling:  # one thread compiles, the others wait for it
         announce(_slide, "entropy's window")
-        _slide(np.zeros((1, 1), np.int32), half.astype(np.int64), bins**depth, table, np.empty((1, 1), np.float32))
+        one(0)
     with ThreadPoolExecutor(min(len(codes), torch.get_num_threads())) as pool:
-        list(
-            pool.map(
-                lambda pair: _slide(pair[0], half.astype(np.int64), bins**depth, table, pair[1]), zip(codes, maps, strict=True)
-            )
-        )
-    return torch.from_numpy(maps).to(x.device)
-
-
-_compiling = threading.Lock()
+        list(pool.map(one, range(1, len(codes))))
+    return back(torch.from_numpy(maps).to(x.device), (x.shape[-2], x.shape[-1]))
 
 
 def _codes(planes: Float[Tensor, "batch channels height width"], bins: int) -> Int[np.ndarray, "batch height width"]:
@@ -120,7 +126,7 @@ def _slide(codes, half, bins, table, out):  # type: ignore[no-untyped-def]
                     counts[code] -= 1
                     total -= table[counts[code] + 1] - table[counts[code]]
                     inside -= 1
-            out[row, column] = (table[inside] - total) / (inside * 4294967296.0)
+            out[row, column] = (table[inside] - total) / (inside * float(_FIXED))
 
 
 @dataclass(frozen=True, kw_only=True)
