@@ -91,7 +91,7 @@ def region_contrast(
     x = check_tensor(x)
     size = (x.shape[-2], x.shape[-1])
     maps = []
-    for image in lab(within(x.detach().float().clamp(0, 1))).permute(0, 2, 3, 1).cpu().numpy():
+    for image in lab(within(x.detach().float()).clamp(0, 1)).permute(0, 2, 3, 1).cpu().numpy():
         found = superpixels(image, regions, compactness)
         maps.append(torch.from_numpy(contrast(found, strength)[found.labels].astype(np.float32)))
     return back(torch.stack(maps).to(x.device), size)

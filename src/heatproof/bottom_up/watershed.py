@@ -77,7 +77,7 @@ def watershed(x: Float[Tensor, "batch 3 height width"], attribute: str = "area")
     x = check_tensor(x)
     size = (x.shape[-2], x.shape[-1])
     maps = []
-    for image in within(x.detach().float().clamp(0, 1)).cpu().numpy():
+    for image in within(x.detach().float()).clamp(0, 1).cpu().numpy():
         right, down = contours(*steps(image), attribute)
         maps.append(torch.from_numpy(on_pixels(right, down).astype(np.float32)))
     return back(torch.stack(maps).to(x.device), size)
