@@ -83,7 +83,7 @@ def opencv(image: Image.Image) -> dict[str, np.ndarray]:
     return {name: np.asarray(maker.computeSaliency(pixels)[1], np.float64) for name, maker in makers.items()}
 
 
-def eyes(folder: Path, out: Path) -> None:
+def eyes(folder: Path, out: Path, blur: float) -> None:
     """Score every model-free method and OpenCV's maps, print the table and what the peers have to be beaten by."""
     from heatproof.proof.fixation_data import read_fixations
     from heatproof.scale import fixations as scale
@@ -100,10 +100,10 @@ def eyes(folder: Path, out: Path) -> None:
     def make(image: Image.Image) -> dict[str, np.ndarray]:
         return {**ours(image), **(opencv(image) if peers else {})}
 
-    rows = list(scale.score_images(found, make))
+    rows = list(scale.score_images(found, make, blur))
     table = scale.summary(rows)
     out.mkdir(parents=True, exist_ok=True)
-    scale.write(table, rows, failed, out)
+    scale.write(table, rows, failed, out, blur)
     width = max(map(len, table))
     print(
         f"\n{len(found)} images; mean ± half the 95 % interval\n{'':<{width}}  "
@@ -138,12 +138,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--size", type=int, default=512)
     parser.add_argument("--eyes", type=Path, default=None, metavar="FOLDER", help="score this data set instead")
+    parser.add_argument("--blur", type=float, default=0.0, help="degrees of visual angle by which every map is smoothed")
     parser.add_argument("-o", "--out", type=Path, default=Path("bench"))
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     print(machine("higra", "numba", "scikit-image"))
     if given.eyes is not None:
-        eyes(given.eyes, given.out)
+        eyes(given.eyes, given.out, given.blur)
         return
     for title, contenders in trees(photo(given.size)).items():
         rows = in_turns(contenders, given.rounds, processor=given.processor)

@@ -15,6 +15,7 @@ from heatproof.cli import main
 from heatproof.proof import fixations as F
 from heatproof.proof.bootstrap import bootstrap_mean
 from heatproof.proof.fixation_data import read_fixations
+from heatproof.scale import fixations as scale
 
 HUMAN = os.environ.get("HEATPROOF_FIXATIONS", "")
 """A folder of images and human fixations, as docs/fixations.md describes it."""
@@ -281,6 +282,23 @@ def test_the_command(folder, capsys):
     assert main([*arguments, str(folder / "out")]) == 1
     out, err = capsys.readouterr()
     assert "AUC-Judd" in out and "2 images" in out and "1.png" in err and "Traceback" not in err
+
+
+def test_blur_smooths_every_map_but_the_centre(folder):
+    from scipy.ndimage import gaussian_filter
+
+    data, _ = read_fixations(folder)
+    rows = [list(scale.score_images(data, scale.by_methods(["edges", "center"]), blur)) for blur in (0.0, 2.0)]
+    assert rows[0][1].scores["center"] == rows[1][1].scores["center"]
+    heat = hp.explain(None, folder / "images" / "1.png", method="edges").map.numpy().astype(float)
+    smooth = gaussian_filter(heat, 2 * 35 / 1024 * 60, mode="nearest")
+    points = data[1].points((44, 60))
+    assert rows[0][1].scores["edges"]["nss"] == pytest.approx(F.nss(heat, points))
+    assert rows[1][1].scores["edges"]["nss"] == pytest.approx(F.nss(smooth, points))
+    expected = F.auc_judd((smooth - smooth.min()) * F.centre_prior((44, 60)), points)
+    assert rows[1][1].scores["edges × centre"]["auc_judd"] == pytest.approx(expected)
+    with pytest.raises(hp.InputError, match="blur=-1"):
+        list(scale.score_images(data, scale.by_methods(["edges"]), -1.0))
 
 
 def test_bad_usage_of_the_command(folder, capsys):

@@ -166,6 +166,7 @@ def fixations(
     method: Annotated[
         list[str] | None, typer.Option(help="Methods that need no model, repeated or with commas. Default: all of them.")
     ] = None,
+    blur: Annotated[float, typer.Option(help="Smooth every map by a Gaussian of this many degrees of visual angle.", min=0)] = 0,
     out: Annotated[Path, typer.Option("-o", "--out", help="The folder to write the chart and the figures to.")] = Path("bench"),
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")] = False,
 ) -> int:
@@ -184,16 +185,16 @@ def fixations(
             voice.say(text)
         voice.work("scoring", len(data))
         rows = []
-        for row in scale.score_images(data, scale.by_methods(names)):
+        for row in scale.score_images(data, scale.by_methods(names), blur):
             rows.append(row)
             if row.error is not None:
                 voice.say(row.error)
                 failed[row.name] = row.error
             voice.step()
         table = scale.summary(rows)
-        chart, file = scale.write(table, rows, failed, out)
+        chart, file = scale.write(table, rows, failed, out, blur)
     if as_json:
-        print_json({**scale.document(table, rows, failed), "chart": str(chart), "file": str(file)})
+        print_json({**scale.document(table, rows, failed, blur), "chart": str(chart), "file": str(file)})
     else:
         print_table(("map", *scale.SCORES.values()), [(kind, *map(scale.told, row.values())) for kind, row in table.items()])
         print(f"{len(rows) - sum(r.error is not None for r in rows)} images; mean ± half the 95 % interval. {chart}, {file}")

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 from PIL import Image
+from scipy.ndimage import gaussian_filter
 
 from heatproof.errors import HeatproofError, InputError, MethodError
 from heatproof.explain import explain
@@ -76,27 +77,36 @@ def by_methods(names: Sequence[str]) -> Maker:
     return make
 
 
-def score_images(data: Sequence[Viewed], make: Maker) -> Iterator[Scored]:
+def score_images(data: Sequence[Viewed], make: Maker, blur: float = 0.0) -> Iterator[Scored]:
     """Score the maps of each image, each also multiplied by a centre prior.
 
     Args:
         data: the images and their fixations.
         make: from an image to its maps by name.
+        blur: σ in degrees of visual angle of a Gaussian that smooths every map first, 0 for none: eye trackers are
+            exact to about one degree, and the benchmark's authors smooth each map as it suits it best.
 
     Yields:
         One `Scored` per image, in order.
+
+    Raises:
+        InputError: a blur that is not 0 or more.
     """
+    if not 0 <= blur < float("inf"):
+        raise InputError(f"blur={blur!r}; expected degrees, 0 or more.")
     for n, viewed in enumerate(data):
         try:
-            yield Scored(viewed.name, _score_one(viewed, [one for k, one in enumerate(data) if k != n], make))
+            yield Scored(viewed.name, _score_one(viewed, [one for k, one in enumerate(data) if k != n], make, blur))
         except HeatproofError as error:
             yield Scored(viewed.name, error=f"{str(viewed.path)!r}: {error}")
 
 
-def _score_one(viewed: Viewed, others: Sequence[Viewed], make: Maker) -> dict[str, dict[str, float]]:
+def _score_one(viewed: Viewed, others: Sequence[Viewed], make: Maker, blur: float) -> dict[str, dict[str, float]]:
     found: dict[str, dict[str, float]] = {}
     for name, heat in make(read_image(viewed.path)).items():
         size = (heat.shape[0], heat.shape[1])
+        if blur and name != "center":
+            heat = gaussian_filter(heat, blur * scores.SPREAD * max(size), mode="nearest")
         prior = scores.centre_prior(size)
         points = viewed.points(size)
         density = scores.fixation_density(points, size)
@@ -139,13 +149,16 @@ def told(mean: Mean) -> str:
     return f"{mean.value:.3f} ±{(mean.high - mean.low) / 2:.3f}"
 
 
-def document(table: Mapping[str, Mapping[str, Mean]], rows: Sequence[Scored], failed: Mapping[str, str]) -> dict[str, Any]:
+def document(
+    table: Mapping[str, Mapping[str, Mean]], rows: Sequence[Scored], failed: Mapping[str, str], blur: float = 0.0
+) -> dict[str, Any]:
     """Everything in plain values, for JSON: the summary, each image's scores, and why images failed."""
     return {
         "summary": [{"map": kind, **{name: _plain(mean._asdict()) for name, mean in row.items()}} for kind, row in table.items()],
         "images": {row.name: {kind: _plain(one) for kind, one in row.scores.items()} for row in rows if row.error is None},
         "failed": dict(failed),
         "conventions": {
+            "blur": f"{blur:g} degrees, of every map but the centre",
             "interval": "95 %, bootstrap over images",
             "auc_borji": "exact curve, 100 draws",
             "auc_shuffled": "exact curve, all other images' fixations",
@@ -159,7 +172,7 @@ def _plain(values: Mapping[str, float]) -> dict[str, float | None]:
 
 
 def write(
-    table: Mapping[str, Mapping[str, Mean]], rows: Sequence[Scored], failed: Mapping[str, str], folder: Path
+    table: Mapping[str, Mapping[str, Mean]], rows: Sequence[Scored], failed: Mapping[str, str], folder: Path, blur: float = 0.0
 ) -> tuple[Path, Path]:
     """Write `fixations.png`, a bar chart, and `scores.json`, all figures.
 
@@ -173,7 +186,7 @@ def write(
     file = folder / "scores.json"  # fixations.json is the data set's own
     temporary = folder / ".scores.json.part"
     try:
-        temporary.write_text(json.dumps(document(table, rows, failed), indent=1, allow_nan=False), "utf-8")
+        temporary.write_text(json.dumps(document(table, rows, failed, blur), indent=1, allow_nan=False), "utf-8")
         temporary.replace(file)
     except OSError as error:
         temporary.unlink(missing_ok=True)
