@@ -40,12 +40,19 @@ def working(x: Float[Tensor, "*batch 3 height width"], longest: int) -> Float[Te
         InputError: NaN or infinite values, or another shape.
     """
     if x.ndim == 4 and x.shape[1] == 3 and x.is_floating_point() and 0 not in x.shape:
-        small = resized(x.detach().float(), fitted((x.shape[-2], x.shape[-1]), longest))
+        small = _shrunk(x.detach().float(), fitted((x.shape[-2], x.shape[-1]), longest))
         # every pixel is part of an average when it shrinks: looking at the small image is enough, and cheap
         if torch.isfinite(small.aminmax()[0] + small.aminmax()[1]):
             return small.clamp(0, 1)
     x = check_tensor(x).detach().float()
-    return resized(x, fitted((x.shape[-2], x.shape[-1]), longest)).clamp(0, 1)
+    return _shrunk(x, fitted((x.shape[-2], x.shape[-1]), longest)).clamp(0, 1)
+
+
+def _shrunk(x: Float[Tensor, "batch 3 height width"], size: tuple[int, int]) -> Float[Tensor, "batch 3 h w"]:
+    """`resized`, by plain averages where four pixels or more become one: as good there, and faster."""
+    if x.shape[-2] >= 4 * size[0] and x.shape[-1] >= 4 * size[1]:
+        return interpolate(x, size, mode="area")
+    return resized(x, size)
 
 
 def pyramid(
