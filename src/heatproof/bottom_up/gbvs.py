@@ -157,7 +157,7 @@ def concentrated(activation: Maps) -> Maps:
     Returns:
         `π`, summing to 1; a uniform activation stays uniform.
     """
-    rows, columns = (axis.to(activation) for axis in _axes(*activation.shape[-2:], GATHER))
+    rows, columns = (axis.to(activation) for axis in _axes(activation.shape[-2], activation.shape[-1], GATHER))
     mass = activation * (rows @ activation @ columns)
     uniform = activation.amax((1, 2), keepdim=True) == activation.amin((1, 2), keepdim=True)
     mass = torch.where(uniform, 1, mass)
