@@ -51,6 +51,25 @@ def test_a_familys_page_has_its_methods(family, page):
     assert "## When it misleads" in text
 
 
+def test_each_bottom_up_method_has_a_section_that_says_when_it_misleads():
+    text = (ROOT / "docs" / "bottom-up.md").read_text("utf-8")
+    sections = dict(re.findall(r"^## `([^`]+)`\n(.*?)(?=^## )", text, re.MULTILINE | re.DOTALL))
+    assert sorted(sections) == sorted(row.name for row in hp.methods() if row.family == "bottom-up")
+    assert all("**Misleads**" in section for section in sections.values())
+
+
+def test_the_relevance_page_has_every_composite_and_rule():
+    import heatproof.lrp
+    from heatproof.lrp.composites import NAMES
+
+    text = (ROOT / "docs" / "relevance.md").read_text("utf-8")
+    rules = [
+        name for name, value in vars(heatproof.lrp).items() if isinstance(value, type) and issubclass(value, heatproof.lrp.Rule)
+    ]
+    assert all(f"`{name}`" in text for name in NAMES) and all(f"{name}(" in text for name in rules if name != "Rule")
+    assert "## When it misleads" in text
+
+
 def test_the_cam_page_is_right_about_signs():
     text = (ROOT / "docs" / "cam.md").read_text("utf-8")
     said = dict(re.findall(r"^\| `([^`]+)` \|.*\| (signed|positive part) \|$", text, re.MULTILINE))
@@ -77,11 +96,16 @@ def test_the_readmes_ten_lines_run(tmp_path, monkeypatch, capsys):
     for name in ("chelsea.png", "coffee.png"):
         (tmp_path / "demo" / name).write_bytes((Path(skimage.__file__).parent / "data" / name).read_bytes())
     monkeypatch.chdir(tmp_path)
-    exec(compile(code, "README.md", "exec"), {})
+    names: dict = {}
+    exec(compile(code, "README.md", "exec"), names)
     said = capsys.readouterr().out
     assert "espresso" in said and "torch.Size([2, 2, 224, 224])" in said
     assert Image.open("coffee-gradcam.png").size == (224, 224)
     assert hp.Explanation.load("layercam.safetensors").target_names == [["espresso", "cup"], ["tabby", "lynx"]]
+    relevance = re.search(r"could not hand on:\n\n```python\n(.*?)```", README, re.DOTALL)[1]
+    exec(compile(relevance, "README.md", "exec"), names)
+    total, score = map(float, capsys.readouterr().out.split("\n")[0].split())
+    assert total == pytest.approx(score, rel=1e-3) and names["saliency"].method == "gbvs"
 
 
 def test_the_readmes_errors_are_what_is_said():

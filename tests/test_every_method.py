@@ -6,9 +6,9 @@ import sys
 
 import pytest
 import torch
-from tiny import CLASSES, GapNet, HeadNet, TinyViT, images, seeded
 
 import heatproof as hp
+from tiny import CLASSES, GapNet, HeadNet, TinyViT, images, seeded
 
 ROWS = list(hp.methods())
 CHEAP = {"steps": 8, "samples": 3}
@@ -204,3 +204,15 @@ def test_the_ledger_names_the_images_of_the_whole_call(monkeypatch):
             rows = [row for row in ex.ledger if (row["image"], row["target"]) == (i, t)]
             absorbed = sum(row[column] for row in rows for column in ("bias", "epsilon", "norm", "softmax"))
             assert absorbed == pytest.approx(float(ex.residual[i, t]), abs=1e-5)
+
+
+def test_a_scan_path_comes_with_the_map_and_survives_saving(tmp_path):
+    from heatproof.bottom_up.scanpath import scanpath
+
+    x = images(2, size=(64, 96)).sigmoid()
+    ex = hp.explain(None, x, method="itti", scanpath=True)
+    positions, times = scanpath(ex.raw[:, 0])
+    assert ex.scanpath.shape == (2, 10, 3) and torch.equal(ex.scanpath[..., :2], positions)
+    assert torch.equal(ex.scanpath[..., 2], times) and (times.diff(dim=1) > 0).all()
+    assert torch.equal(hp.Explanation.load(ex.save(tmp_path / "one.safetensors")).scanpath, ex.scanpath)
+    assert hp.explain(None, x, method="itti").scanpath is None

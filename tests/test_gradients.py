@@ -4,10 +4,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import GapNet, HeadNet, TinyViT, images, seeded
 from torch import nn
 
 import heatproof as hp
+from tiny import GapNet, HeadNet, TinyViT, images, seeded
 
 
 def slope(net, x, target):

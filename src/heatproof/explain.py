@@ -5,7 +5,7 @@ import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -169,7 +169,7 @@ def _record(model: Model, x: Tensor, chosen: dict[str, Method], needs: set[str],
         input_gradient="input gradient" in needs,
         head="head" in needs,
         # relevance is the only reader of this forward: it may watch it, instead of running another
-        watch=next(iter(chosen.values())).watch if needs == {"model", "relevance"} else None,
+        watch=getattr(next(iter(chosen.values())), "watch", None) if needs == {"model", "relevance"} else None,
     )
 
 
@@ -181,25 +181,24 @@ def _take(found: _Collected, tape: Tape | _Scene, chosen: dict[str, Method], row
             result = one(tape)
         maps = result.raw if result.maps is None else result.maps
         maps = resize(maps.float(), tape.size)
+        ledger = None if result.ledger is None else [row | {"image": rows[row["image"]]} for row in result.ledger]
         found.maps[name].append(
-            Maps(
-                result.raw.detach().cpu(),
-                maps.detach().cpu(),
-                None if result.residual is None else result.residual.detach().cpu(),
-                None if result.ledger is None else [row | {"image": rows[row["image"]]} for row in result.ledger],
-                result.resolved,
-            )
+            Maps(_kept(result.raw), _kept(maps), _kept(result.residual), ledger, _kept(result.scanpath), result.resolved)
         )
+
+
+def _kept(result: Tensor | None) -> Any:
+    return None if result is None else result.detach().cpu()
 
 
 def _assemble(name: str, one: Method, model: Model | None, found: _Collected, sources: Sources) -> Explanation:
     count = len(sources)
 
-    def whole(parts: Sequence[Tensor | None], fill: float) -> Tensor | None:
-        """All images in their order; the rows that failed are filled."""
+    def whole(parts: Sequence[Any], fill: float) -> Any:
+        """All images in their order; the rows that failed are filled. None where the method gave nothing of the kind."""
         if not parts or parts[0] is None:
             return None
-        rows = torch.cat([part for part in parts if part is not None])
+        rows = torch.cat(list(parts))
         if len(found.rows) == count:
             return rows
         full = rows.new_full((count, *rows.shape[1:]), fill)
@@ -208,7 +207,7 @@ def _assemble(name: str, one: Method, model: Model | None, found: _Collected, so
 
     results = found.maps[name]
     targets = whole(found.targets, -1)
-    options = {f.name: getattr(one, f.name) for f in fields(one) if f.name != "layer"}
+    options = {option: getattr(one, option) for option in methods()[name].options if option != "layer"}
     options |= results[0].resolved
     reads_layer = "layer" in methods()[name].needs or getattr(one, "layer", None) is not None
     return Explanation(
@@ -223,6 +222,7 @@ def _assemble(name: str, one: Method, model: Model | None, found: _Collected, so
         target_names=None if targets is None else [[_name(int(t), model) for t in row] for row in targets],
         residual=whole([r.residual for r in results], torch.nan),
         ledger=[row for r in results for row in r.ledger or ()] or None,
+        scanpath=whole([r.scanpath for r in results], torch.nan),
         layer=found.layers if reads_layer else (),
         model_name=None if model is None else model.name,
         versions=_versions() | ({} if model is None else model.versions),

@@ -23,7 +23,7 @@ from heatproof.errors import InputError
 from heatproof.overlay import overlay
 
 _SCHEMA = 1
-_TENSORS = ("maps", "raw", "images", "scores", "targets", "residual")
+_TENSORS = ("maps", "raw", "images", "scores", "targets", "residual", "scanpath")
 _SHOWN = 12
 
 
@@ -45,6 +45,7 @@ class Explanation:
         target_names: their names, B lists of T.
         residual: `(B, T)` score minus everything the method accounted for, None for methods that do not decompose.
         ledger: rows of the relevance ledger, on request.
+        scanpath: `(B, n, 3)` predicted fixations on request: row, column (pixels of the map) and seconds.
         layer: names of the layers that were read.
         model_name: name of the model, None without one.
         versions: of the libraries that made it.
@@ -63,6 +64,7 @@ class Explanation:
     target_names: list[list[str]] | None = None
     residual: Float[Tensor, "batch targets"] | None = None
     ledger: list[dict[str, Any]] | None = None
+    scanpath: Float[Tensor, "batch fixations 3"] | None = None
     layer: tuple[str, ...] = ()
     model_name: str | None = None
     versions: dict[str, str] = field(default_factory=dict)

@@ -25,6 +25,7 @@ class Maps:
         maps: `(B, T, H, W)` where it is not `raw` resized, or summed over the channels.
         residual: `(B, T)` score minus everything accounted for.
         ledger: rows of the relevance ledger.
+        scanpath: `(B, n, 3)` predicted fixations: row, column, seconds.
         resolved: options whose default was decided by this model or batch, as the provenance says them.
     """
 
@@ -32,6 +33,7 @@ class Maps:
     maps: "Tensor | None" = None
     residual: "Tensor | None" = None
     ledger: list[dict[str, Any]] | None = None
+    scanpath: "Tensor | None" = None
     resolved: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 

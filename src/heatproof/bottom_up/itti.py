@@ -1,7 +1,7 @@
 """Itti, Koch and Niebur's model: centre-surround contrast of intensity, colour and orientation, and where it competes."""
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -11,7 +11,9 @@ from torch.nn.functional import max_pool2d
 from heatproof.bottom_up.filters import enlarged, pyramid, resized, window, working
 from heatproof.bottom_up.method import BottomUp
 from heatproof.bottom_up.orientation import ANGLES, oriented
+from heatproof.bottom_up.scanpath import scanpath as race
 from heatproof.errors import MethodError
+from heatproof.methods import Maps
 
 LEVELS = 9
 PAIRS = tuple((centre, centre + delta) for centre in (2, 3, 4) for delta in (3, 4))
@@ -231,11 +233,12 @@ class Itti(BottomUp):
         opponency: "contrast", or "printed" for the paper's equations to the letter, which mark large coloured areas.
         border: share of the longer side over which contrasts fade out towards the border.
         longest: pixels of the longer side that is worked on; the map's own grid is a sixteenth of it.
+        scanpath: whether to predict ten fixations as well, by winner-take-all with inhibition of return.
         center_bias: σ of a Gaussian prior around the image's centre, None for none.
         blur: σ in pixels of a Gaussian that smooths the map, None for none.
 
     Returns:
-        `maps` `(B, T, H, W)` ≥ 0, the same for all targets.
+        `maps` `(B, T, H, W)` ≥ 0, the same for all targets; `scanpath` `(B, 10, 3)` row, column and seconds, if asked.
 
     Misleads where things matter by their meaning (faces, text), and in textures without an odd one out.
 
@@ -246,6 +249,14 @@ class Itti(BottomUp):
     opponency: Literal["contrast", "printed"] = "contrast"
     border: float = BORDER
     longest: int = LONGEST
+    scanpath: bool = False
+
+    def __call__(self, tape: Any) -> Maps:
+        result = super().__call__(tape)
+        if not self.scanpath:
+            return result
+        positions, times = race(result.raw[:, 0])
+        return replace(result, scanpath=torch.cat([positions, times[..., None]], -1))
 
     def saliency(self, pixels: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch height width"]:
         return itti(pixels, self.normalisation, self.opponency, self.border, self.longest)

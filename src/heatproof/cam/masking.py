@@ -112,9 +112,9 @@ def _ablated(tape: Tape, site: Site, x: Tensor, factors: Tensor, whole: Tensor) 
     """
     try:
         with tape.edited(site, torch.cat([torch.ones_like(factors[:1]), factors])):
-            scores = tape.scores_of(x)
-        if len(scores) == len(factors) + 1 and torch.allclose(scores[0], whole, rtol=1e-3, atol=1e-4):
-            return scores[1:]
+            wide = tape.scores_of(x)
+        if len(wide) == len(factors) + 1 and torch.allclose(wide[0], whole, rtol=1e-3, atol=1e-4):
+            return wide[1:]
     except ModelError:
         pass
 

@@ -265,7 +265,7 @@ def _pooled_features(tape: Tape) -> tuple[Float[Tensor, "batch channels height w
             if _close(pooled, tape.scores):  # a 1×1 convolution made the class maps before the pooling
                 return features, torch.eye(pooled.shape[1], device=pooled.device, dtype=pooled.dtype)
             if tape.head is not None and _is_linear_head(tape.head, pooled, tape.scores):
-                return features, tape.head.module.weight.detach().flatten(1).to(pooled)
+                return features, tape.head.weight.flatten(1).to(pooled)
     names = ", ".join(repr(site.name) for site in tape.sites)
     raise MethodError(
         f"cam needs one layer whose average enters one last linear layer, and {names} of this network is not that. "

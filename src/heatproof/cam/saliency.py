@@ -1,6 +1,6 @@
 """The one place where `Sal[i,j] = Σ_{k,l} w_{k,l} Ã^{k,l}_{ij}` is computed."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 
 import torch
@@ -39,8 +39,8 @@ def _weighted(weights: Tensor, features: Tensor) -> Tensor:
     return (weights * features).sum(2)
 
 
-def resize(maps: Float[Tensor, "batch targets height width"], size: tuple[int, int]) -> Float[Tensor, "batch targets h w"]:
+def resize(maps: Float[Tensor, "batch targets height width"], size: Sequence[int]) -> Float[Tensor, "batch targets h w"]:
     """Bilinear, with pixel areas (not corners) aligned; nothing where the size is right already."""
     if maps.shape[-2:] == tuple(size):
         return maps
-    return interpolate(maps, tuple(size), mode="bilinear", align_corners=False)
+    return interpolate(maps, list(size), mode="bilinear", align_corners=False)

@@ -77,7 +77,7 @@ class LRP:
         singles = [self._finish(tape, self._start(tape, x[i : i + 1]), tape.targets[i : i + 1], i) for i in range(len(x))]
         raw, maps, residual = (torch.cat([getattr(one, name) for one in singles]) for name in ("raw", "maps", "residual"))
         ledger = [row for one in singles for row in one.ledger or ()] if self.ledger else None
-        return Maps(raw, maps, residual, ledger, singles[0].resolved)
+        return Maps(raw, maps, residual, ledger, resolved=singles[0].resolved)
 
     def _start(self, tape: Tape, x: Tensor) -> "_Run":
         box, said = self._box(tape, x)
@@ -98,7 +98,7 @@ class LRP:
         ledger = [row for t, one in enumerate(found) for row in _table(one[2], first, t)] if self.ledger else None
         site = watched.site
         maps = raw.sum(2) if site is None else torch.stack([site.to_map(raw[:, t]).sum(1) for t in range(raw.shape[1])], 1)
-        return Maps(raw, maps, residual, ledger, watched.said)
+        return Maps(raw, maps, residual, ledger, resolved=watched.said)
 
     def _forward(self, tape: Tape, prop: Propagation, root: Tensor, site: Site | None, cut: list[Tensor]) -> Tensor:
         modules = dict(tape.module.named_modules())

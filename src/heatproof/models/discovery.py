@@ -114,7 +114,8 @@ def _candidates(seen: list[_Seen]) -> list[Site]:
             groups[-1].append(item)
         else:
             groups.append([item])
-    chosen = [item for group in groups if (item := _speaker(group)) is not None]
+    speakers = [_speaker(group) for group in groups]
+    chosen = [item for item in speakers if item is not None]
     norms = [item for item in chosen if item.site.is_tokens and "norm" in item.kind]
     # beside tokens, a four-dimensional output of other proportions is queries, keys or attention, not an image
     images = [item for item in chosen if not item.site.is_tokens and (item.proportional or not norms)]

@@ -13,7 +13,7 @@ from heatproof.errors import InputError, ModelError, nearest
 from heatproof.images import Sources
 from heatproof.models.discovery import Survey, survey
 from heatproof.models.preprocess import RAW, Preprocess
-from heatproof.models.readout import Logits, Similarity, first_tensor
+from heatproof.models.readout import Logits, Similarity, embedding_in
 from heatproof.models.shadow import shadow
 from heatproof.models.sites import Site
 from heatproof.models.tape import placement, recording, run
@@ -110,7 +110,7 @@ class Model:
             device = placement(twin)[0]
             encode = getattr(twin, self.text_encoder)
             output = encode(**tokens.to(device)) if hasattr(tokens, "keys") else encode(tokens.to(device))
-            embedding = first_tensor(output, ("pooler_output", "text_embeds"))
+            embedding = embedding_in(output, ("pooler_output", "text_embeds"))
             classifier = torch.nn.functional.normalize(embedding.float(), dim=-1).T.contiguous()
         return replace(self, labels=tuple(texts), readout=replace(self.readout, classifier=classifier))
 

@@ -63,7 +63,7 @@ def load(name: str, weights: Any = None) -> Model:
 def describe(module: nn.Module) -> dict[str, Any]:
     """Preprocessing that open_clip left on a model of its own, and the tokenizer if it is the original CLIP's."""
     told: dict[str, Any] = {"versions": {"open_clip_torch": importlib.metadata.version("open_clip_torch")}}
-    visual = getattr(module, "visual", None)
+    visual: Any = getattr(module, "visual", None)
     config = getattr(visual, "preprocess_cfg", None)
     if config is None and hasattr(visual, "image_size"):
         config = {"size": visual.image_size}

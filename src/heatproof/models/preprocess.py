@@ -76,7 +76,7 @@ def resize_crop(resize: int, crop: int, mean: Triple, std: Triple) -> Preprocess
         image = image.resize((width, height), Image.Resampling.BICUBIC)
         left, top = (width - crop) // 2, (height - crop) // 2
         values = np.asarray(image.crop((left, top, left + crop, top + crop)), dtype=np.float32) / 255
-        normed = (values - np.float32(mean)) / np.float32(std)
+        normed = (values - np.asarray(mean, np.float32)) / np.asarray(std, np.float32)
         return torch.from_numpy(np.ascontiguousarray(normed.transpose(2, 0, 1), dtype=np.float32))
 
     return Preprocess(transform, mean, std, f"resize {resize}, centre crop {crop}")

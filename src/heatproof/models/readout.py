@@ -23,6 +23,18 @@ def first_tensor(output: Any, names: tuple[str, ...]) -> Tensor | None:
     return next((value for value in values if isinstance(value, Tensor)), None)
 
 
+def embedding_in(output: Any, names: tuple[str, ...]) -> Tensor:
+    """The embedding in an encoder's output.
+
+    Raises:
+        ModelError: there is no tensor in it.
+    """
+    embedding = first_tensor(output, names)
+    if embedding is None:
+        raise ModelError(f"the model's encoder returned {type(output).__name__} without a tensor; expected embeddings (B, d).")
+    return embedding
+
+
 @dataclass(frozen=True)
 class Logits:
     """Scores of a classifier: its output, or the `logits` of a tuple, a mapping or a Hugging Face output."""
@@ -67,5 +79,5 @@ class Similarity:
 
     def embed(self, module: nn.Module, x: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch embedding"]:
         """Image embeddings of length one."""
-        embedding = first_tensor(getattr(module, self.encoder)(x), ("pooler_output", "image_embeds"))
+        embedding = embedding_in(getattr(module, self.encoder)(x), ("pooler_output", "image_embeds"))
         return torch.nn.functional.normalize(embedding, dim=-1)

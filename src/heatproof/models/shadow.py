@@ -51,7 +51,7 @@ def _copy_module(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
 
 
 def _copy_object(value: Any, memo: dict[int, Any]) -> Any:
-    twin = type(value).__new__(type(value))
+    twin = object.__new__(type(value))
     memo[id(value)] = twin
     twin.__dict__.update({name: _copy(item, memo) for name, item in vars(value).items()})
     return twin

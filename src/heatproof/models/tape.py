@@ -32,9 +32,9 @@ def recording(gradients: bool) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Head:
-    """The last linear layer that ran: its module, what went in and what came out."""
+    """The last linear layer that ran: its weight, what went in and what came out."""
 
-    module: nn.Module
+    weight: Tensor
     input: Tensor
     output: Tensor
 
@@ -109,8 +109,8 @@ class Tape:
 
         return on_run(site.run, keep)
 
-    def _keep_head(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        self.head = Head(module, inputs[0].detach(), output.detach())
+    def _keep_head(self, module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        self.head = Head(module.weight.detach(), inputs[0].detach(), output.detach())
 
     def aim(self, targets: Int[Tensor, "batch targets"]) -> None:
         """Say which scores are explained."""

@@ -92,7 +92,7 @@ def _labels(module: nn.Module) -> tuple[str, ...] | None:
     """ImageNet's names, where the network has as many classes as the ImageNet weights that it is known for."""
     classes = getattr(module, "num_classes", 0)
     subset = timm.data.infer_imagenet_subset({"num_classes": classes})
-    if subset is None or module.pretrained_cfg.get("num_classes") != classes:
+    if subset is None or vars(module).get("pretrained_cfg", {}).get("num_classes") != classes:
         return None
     if subset == "imagenet-1k":
         return imagenet_labels()

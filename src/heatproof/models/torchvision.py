@@ -80,7 +80,7 @@ def _renamed(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     """Layer names of DenseNets as they are now: the published files have dots inside them."""
     new = OrderedDict((re.sub(r"(denselayer\d+\.(?:norm|conv))\.(?=[12]\.)", r"\1", key), value) for key, value in state.items())
     if hasattr(state, "_metadata"):
-        new._metadata = state._metadata
+        vars(new)["_metadata"] = state._metadata
     return new
 
 

@@ -103,7 +103,7 @@ def _module(name: str, kind: str, config: Any, state: dict[str, Tensor] | None, 
             module, report = source.from_pretrained(name, config=config, output_loading_info=True)
         else:
             _resize_head(source, kind, config, state)
-            cls = type(_on_meta(source, config))
+            cls: Any = type(_on_meta(source, config))
             module, report = cls.from_pretrained(None, config=config, state_dict=state, output_loading_info=True)
     except Exception as error:  # network, disk, a configuration that is none: what it is stands in the message
         raise ModelError(
@@ -140,7 +140,12 @@ def _preprocess(processor: Any) -> Preprocess:
 
     black, grey, white = (_centre(transform(Image.new("RGB", (64, 64), (level,) * 3))) for level in (0, 51, 255))
     text = type(processor).__name__
-    if black is None or not (np.allclose(grey, 0.8 * black + 0.2 * white, atol=1e-4) and (white > black).all()):
+    if (
+        black is None
+        or grey is None
+        or white is None
+        or not (np.allclose(grey, 0.8 * black + 0.2 * white, atol=1e-4) and (white > black).all())
+    ):
         return Preprocess(transform, text=text)
     span = white - black
     return Preprocess(transform, tuple((-black / span).tolist()), tuple((1 / span).tolist()), text)

@@ -51,7 +51,7 @@ def read_state(path: Any) -> dict[str, Tensor]:
     if not tensors:
         raise ModelError(f"{str(path)!r} holds no state dict; expected names mapped to tensors.")
     if hasattr(state, "_metadata"):  # versions of the modules, which tell some of them how to read older weights
-        tensors._metadata = state._metadata
+        vars(tensors)["_metadata"] = state._metadata
     return tensors
 
 
@@ -64,9 +64,9 @@ def load_state(module: nn.Module, state: Mapping[str, Tensor], path: Any) -> Non
     own = module.state_dict()
     # counters of batch norms that nothing reads in eval mode: files from before there were any lack them
     counters = {name: tensor for name, tensor in own.items() if name.endswith("num_batches_tracked")}
-    metadata = getattr(state, "_metadata", own._metadata)
-    state = OrderedDict(counters | state)
-    state._metadata = metadata
+    metadata = getattr(state, "_metadata", getattr(own, "_metadata", None))
+    state = OrderedDict(counters | dict(state))
+    vars(state)["_metadata"] = metadata
     missing = [name for name in own if name not in state]
     extra = [name for name in state if name not in own]
     shapes = [n for n, t in own.items() if n in state and state[n].shape != t.shape]
