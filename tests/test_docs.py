@@ -66,7 +66,7 @@ def test_the_relevance_page_has_every_composite_and_rule():
     rules = [
         name for name, value in vars(heatproof.lrp).items() if isinstance(value, type) and issubclass(value, heatproof.lrp.Rule)
     ]
-    assert all(f"`{name}`" in text for name in NAMES) and all(f"{name}(" in text for name in rules if name != "Rule")
+    assert all(f'`"{name}"`' in text for name in NAMES) and all(f"{name}(" in text for name in rules if name != "Rule")
     assert "## When it misleads" in text
 
 
