@@ -665,16 +665,25 @@ def test_contrast_is_a_difference_of_maps_where_rules_are_linear_in_relevance(co
 def test_bounds_and_where_they_come_from():
     net = network("vgg")
     x = images(2, size=net.size).double()
-    plain = hp.explain(net, x, "lrp", target=0)
-    assert plain.options["low"] == "[0.0, 0.0, 0.0] (preprocessing)"  # a plain module takes pixels in [0, 1]
-    model = hp.wrap(net, preprocess=lambda image: torch.zeros(3, *net.size))  # whose bounds nobody can know
-    own = hp.explain(model, x, "lrp", target=0)
-    assert "batch's own range" in own.options["low"] and "batch's own range" in own.options["high"]
+    own = hp.explain(net, x, "lrp", target=0)  # a plain module: nobody said how images enter it
+    assert own.options["low"] == own.options["high"] == "each image's own range"
+
+    class Normalised:
+        mean, std = (0.5, 0.5, 0.5), (0.25, 0.25, 0.5)
+
+        def __call__(self, image):
+            return torch.zeros(3, *net.size)
+
+    known = hp.explain(hp.wrap(net, preprocess=Normalised()), x, "lrp", target=0)
+    assert known.options["low"] == "[-2.0, -2.0, -1.0] (preprocessing)"
+    assert known.options["high"] == "[2.0, 2.0, 1.0] (preprocessing)" and not torch.allclose(known.raw, own.raw)
     wide = hp.explain(net, x, "lrp", target=0, low=-9.0, high=torch.tensor([7.0, 8.0, 9.0]).view(3, 1, 1))
     assert wide.options["low"] == "[-9.0, -9.0, -9.0] (given)" and wide.options["high"] == "[7.0, 8.0, 9.0] (given)"
     assert not torch.allclose(own.raw, wide.raw)
-    by_hand = hp.explain(net, x, "lrp", target=0, low=x.amin((0, 2, 3)).view(3, 1, 1), high=x.amax((0, 2, 3)).view(3, 1, 1))
-    torch.testing.assert_close(by_hand.raw, own.raw)
+    for i in range(2):
+        low, high = x[i].amin((1, 2)).view(3, 1, 1), x[i].amax((1, 2)).view(3, 1, 1)
+        by_hand = hp.explain(net, x[i], "lrp", target=0, low=low, high=high)
+        torch.testing.assert_close(by_hand.raw[0], own.raw[i])
     with pytest.raises(hp.InputError, match="low= does not broadcast"):
         hp.explain(net, x, "lrp", target=0, low=torch.zeros(4))
 

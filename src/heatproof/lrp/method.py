@@ -27,7 +27,7 @@ class LRP:
         epsilon: of the ε rules, ≥ 0; None is 1e-6.
         gamma: of the γ rules, ≥ 0; None is 0.25.
         low: lowest input value for the box rule, in preprocessed units, a number or a tensor that broadcasts to
-            `(1, 3, 1, 1)`; None takes it from the preprocessing, else from the batch.
+            `(1, 3, 1, 1)`; None takes it from the preprocessing, else from the image.
         high: the highest, likewise.
         ledger: whether to return a row for every operation.
         layer: where to stop: relevance of that layer's output instead of the input's.
@@ -164,15 +164,18 @@ class LRP:
     def _box(self, tape: Tape, x: Tensor) -> tuple[tuple[Tensor, Tensor], dict[str, str]]:
         """Bounds of the input, and what the provenance says of them."""
         known = tape.preprocess.bounds()
-        seen = (x.amin((0, 2, 3), keepdim=True), x.amax((0, 2, 3), keepdim=True))
+        seen = (x.amin((2, 3), keepdim=True), x.amax((2, 3), keepdim=True))  # of each image, so that batch mates do not matter
         ends, said = [], {}
         for given, own, name in ((self.low, 0, "low"), (self.high, 1, "high")):
-            value = given if given is not None else seen[own] if known is None else known[own]
-            source = "given" if given is not None else "the batch's own range" if known is None else "preprocessing"
+            if given is None and known is None:
+                ends.append(seen[own])
+                said[name] = "each image's own range"
+                continue
             try:
-                ends.append(torch.as_tensor(value).to(x).expand(1, 3, 1, 1))
+                ends.append(torch.as_tensor(known[own] if given is None else given).to(x).expand(1, 3, 1, 1))
             except (RuntimeError, TypeError, ValueError) as error:
                 raise InputError(f"{name}= does not broadcast to (1, 3, 1, 1): {error}") from error
+            source = "preprocessing" if given is None else "given"
             said[name] = f"{[round(v, 4) for v in ends[-1].flatten().tolist()]} ({source})"
         return (ends[0], ends[1]), said
 

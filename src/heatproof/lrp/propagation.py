@@ -90,7 +90,7 @@ class Propagation(TorchFunctionMode):
         root = self.leaf.clone()
         self.seen.add(root)
         if self.composite.pixels is not None or self.composite.choose is not None:
-            low, high = self.box or (x.amin((0, 2, 3), keepdim=True), x.amax((0, 2, 3), keepdim=True))
+            low, high = self.box or (x.amin((2, 3), keepdim=True), x.amax((2, 3), keepdim=True))
             inside = x.new_ones(1, 1, 1, 1).expand_as(x)
             set_pixels(root, Pixels(self.carrier, low.to(x).expand_as(x), high.to(x).expand_as(x), inside))
         return root

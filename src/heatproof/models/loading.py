@@ -92,7 +92,9 @@ def wrap(
     if preprocess is not None:
         model = replace(model, preprocess=understand(preprocess))
     elif model.preprocess is RAW:
-        model = replace(model, preprocess=replace(RAW, transform=_warn_once(RAW.transform)))
+        # nobody said how images enter, so nothing is known of the values that tensors may have
+        unknown = replace(RAW, transform=_warn_once(RAW.transform), mean=None, std=None)
+        model = replace(model, preprocess=unknown)
     if labels is not None:
         if isinstance(labels, str) or not all(isinstance(label, str) for label in labels):
             raise InputError("labels= is not a list of texts; pass the class names in order.")
