@@ -100,3 +100,9 @@ def window(count: int, sigma: float) -> Float[Tensor, "count count"]:
     distance = torch.arange(count)[:, None] - torch.arange(count)
     weights = torch.exp(-(distance.double() ** 2) / (2 * sigma**2)) * (distance.abs() <= int(4 * sigma + 0.5))
     return (weights / weights.sum(1, keepdim=True)).float()
+
+
+def levelled(maps: Float[Tensor, "batch height width"]) -> Float[Tensor, "batch height width"]:
+    """Maps whose values differ by no more than rounding made constant: a filter must not draw a picture of nothing."""
+    low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
+    return torch.where(high - low <= 1e-5 * high.abs(), high, maps)

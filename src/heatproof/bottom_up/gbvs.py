@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from heatproof.bottom_up.colour import dkl
-from heatproof.bottom_up.filters import fitted, gaussian, pyramid, resized, working
+from heatproof.bottom_up.filters import fitted, gaussian, levelled, pyramid, resized, working
 from heatproof.bottom_up.method import BottomUp
 from heatproof.bottom_up.orientation import oriented
 from heatproof.errors import MethodError
@@ -63,7 +63,7 @@ def gbvs(
 
     Paper: Harel, Koch, Perona 2006, "Graph-Based Visual Saliency".
     """
-    return resized(graph(x, dissimilarity, longest, grid).saliency[:, None], (x.shape[-2], x.shape[-1]))[:, 0]
+    return levelled(resized(graph(x, dissimilarity, longest, grid).saliency[:, None], (x.shape[-2], x.shape[-1]))[:, 0])
 
 
 def graph(

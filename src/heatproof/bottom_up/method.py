@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from heatproof.bottom_up.filters import gaussian
+from heatproof.bottom_up.filters import gaussian, levelled
 from heatproof.errors import MethodError
 from heatproof.methods import Maps
 
@@ -31,7 +31,7 @@ class BottomUp(ABC):
         """The map itself."""
 
     def __call__(self, tape: Any) -> Maps:
-        maps = finish(self.saliency(tape.pixels), self.center_bias, self.blur)
+        maps = finish(levelled(self.saliency(tape.pixels)), self.center_bias, self.blur)
         return Maps(maps[:, None].expand(-1, tape.targets.shape[1], -1, -1))
 
 
