@@ -1,0 +1,23 @@
+"use strict";
+(() => {
+  const form = document.querySelector(".controls");
+  const shown = document.querySelector(".viewer .heat");
+  const heats = [...document.querySelectorAll(".card .heat")];
+  const verdicts = new Map(JSON.parse(document.getElementById("heatproof").textContent).maps.map(
+    (one) => [one.method + " " + one.t, one.verdict]));
+  const show = () => {
+    const said = new FormData(form);
+    const method = said.get("method"), target = said.get("target") || "0";
+    const heat = heats.find((one) => one.dataset.method === method && one.dataset.target === target);
+    shown.src = heat.src;
+    shown.alt = heat.alt;
+    document.documentElement.style.setProperty("--opacity", said.get("opacity") / 100);
+    form.querySelector("output").textContent = said.get("opacity") + " %";
+    document.body.classList.toggle("colour", !said.get("grey"));
+    form.querySelector(".say").textContent = verdicts.get(method + " " + target) || "";
+  };
+  form.hidden = false;
+  form.addEventListener("input", show);
+  form.addEventListener("submit", (event) => event.preventDefault());
+  show();
+})();
