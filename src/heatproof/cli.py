@@ -65,6 +65,7 @@ def explain(
     composite: Annotated[str | None, typer.Option(help="Where lrp places its rules, short for --option composite=….")] = None,
     option: Annotated[list[str] | None, typer.Option(help="An option of the methods, as in steps=64; repeat it.")] = None,
     classes: Annotated[int, typer.Option(help="Also tell this many of each image's highest classes.", min=0)] = 0,
+    html: Annotated[bool, typer.Option("--html", help="Also write one self-contained page per image.")] = False,
     out: Annotated[Path, typer.Option("-o", "--out", help="The folder to write to.")] = Path("explanations"),
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")] = False,
 ) -> int:
@@ -90,7 +91,8 @@ def explain(
         paths, missing = expand(images)
         _make(out)
         layers = layer[0] if layer and len(layer) == 1 else layer or None
-        request = Request(aimed, names, targets, layers, options, classes)
+        # a page tells the highest classes, so it asks for them
+        request = Request(aimed, names, targets, layers, options, classes or 5 * html)
         done, failed = [], [{"image": name, "error": text} for name, text in missing.items()]
         for text in missing.values():
             voice.say(text)
@@ -102,7 +104,7 @@ def explain(
                 voice.say(result.error)
                 failed.append({"image": path, "error": result.error})
             else:
-                written = write(result.explanations, outputs[result.index], out)
+                written = write(result, outputs[result.index], out, html)
                 done.append({"image": path, "classes": result.classes, **written})
             voice.step()
     if as_json:

@@ -21,6 +21,7 @@ from heatproof.models.batching import batch_limit
 from heatproof.models.model import Model
 from heatproof.models.preprocess import RAW
 from heatproof.models.tape import placement
+from heatproof.report.page import Extras, page, write_page
 from heatproof.report.panel import panel
 
 
@@ -195,8 +196,14 @@ def _highest(model: Model, x: Tensor, count: int) -> list[list[dict[str, Any]]]:
     return rows
 
 
-def write(explanations: dict[str, Explanation], stem: str, folder: Path) -> dict[str, Any]:
+def write(result: Result, stem: str, folder: Path, html: bool = False) -> dict[str, Any]:
     """Write an image's files: `stem.method.safetensors`, `stem.method.target.png`, and with several methods `stem.panel.png`.
+
+    Args:
+        result: what came of the image.
+        stem: how the names of its files begin.
+        folder: where they go.
+        html: whether to write `stem.html` too, a page with all of it.
 
     Returns:
         What was written, in plain values.
@@ -204,7 +211,8 @@ def write(explanations: dict[str, Explanation], stem: str, folder: Path) -> dict
     Raises:
         InputError: the folder cannot be written to.
     """
-    record: dict[str, Any] = {"explanations": [], "panel": None}
+    explanations = result.explanations
+    record: dict[str, Any] = {"explanations": [], "panel": None, "page": None}
     for name, one in explanations.items():
         count = one.maps.shape[1]
         kinds = [""] if one.target_names is None else unique(slug(t, 60, "target").lower() for t in one.target_names[0])
@@ -227,6 +235,8 @@ def write(explanations: dict[str, Explanation], stem: str, folder: Path) -> dict
         )
     if len(explanations) > 1:
         record["panel"] = str(_save(panel(explanations), folder / f"{stem}.panel.png"))
+    if html:
+        record["page"] = str(write_page(page(explanations, 0, Extras(classes=result.classes)), folder / f"{stem}.html"))
     return record
 
 
