@@ -13,8 +13,8 @@ from heatproof.models.model import Model
 from heatproof.models.shadow import shadow
 from heatproof.models.tape import at_least_float32, placement, recording, run
 
-READINGS = ("probability", "score")
-"""What a test can read of a model: the target's probability, or its score."""
+READINGS = ("probability", "score", "top-1")
+"""What a test can read of a model: the target's probability, its score, or whether it is the top class (1 or 0)."""
 
 _CLIP_SCALE = 100.0
 """What CLIP's temperature is clipped to in training, and where it ends."""
@@ -99,8 +99,8 @@ class Subject:
         return "sigmoid" if single else "softmax probability"
 
     def clean(self, read: str = "score") -> Float[Tensor, "batch targets"]:
-        """`scores` or `probabilities` of the untouched images."""
-        return self.probabilities if _checked(read) == "probability" else self.scores
+        """What is read of the untouched images: `"score"`, `"probability"` or `"top-1"`."""
+        return self._read(self.all_scores, self.targets, read)
 
     def scores_of(
         self, images: Float[Tensor, "many 3 height width"], rows: Int[Tensor, " many"], read: str = "score"
@@ -110,7 +110,7 @@ class Subject:
         Args:
             images: edited copies, as the model takes them; any number, split into the batch limit.
             rows: which image of the batch each one comes from.
-            read: `"score"` or `"probability"`.
+            read: `"score"`, `"probability"` or `"top-1"`.
 
         Returns:
             `(n, T)`.
@@ -128,7 +128,7 @@ class Subject:
         Args:
             count: how many there are.
             make: from a slice of `range(count)` to those images `(n, 3, H, W)` and the rows `(n,)` they come from.
-            read: `"score"` or `"probability"`.
+            read: `"score"`, `"probability"` or `"top-1"`.
 
         Returns:
             `(count, T)`.
@@ -156,15 +156,13 @@ class Subject:
             return in_batches(len(images), self.limit, compute)
 
     def _read(self, scores: Tensor, targets: Tensor, read: str) -> Tensor:
-        if _checked(read) == "score" or self.reading == "similarity":
+        if read not in READINGS:
+            raise InputError(f"read={read!r}; expected one of {', '.join(map(repr, READINGS))}.")
+        if read == "top-1":
+            return (scores.argmax(1, keepdim=True) == targets).to(scores)
+        if read == "score" or self.reading == "similarity":
             return scores.gather(1, targets)
         if self.reading == "sigmoid":
             return scores.sigmoid().gather(1, targets)
         scale = self.scale if self.model.takes_prompts else 1.0
         return (scores * scale).softmax(1).gather(1, targets)
-
-
-def _checked(read: str) -> str:
-    if read not in READINGS:
-        raise InputError(f"read={read!r}; expected 'probability' or 'score'.")
-    return read
