@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
 
 import typer
 
+from heatproof.bench_segmentation import segmentation
 from heatproof.errors import HeatproofError, InputError, MethodError
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ _ClickError: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__na
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help="Show where a vision model looked.")
 bench_app = typer.Typer(help="Score methods over a data set.")
 app.add_typer(bench_app, name="bench")
+bench_app.command()(segmentation)
 
 
 def _print_version(wanted: bool) -> bool:
