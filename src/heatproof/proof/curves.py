@@ -69,7 +69,7 @@ class _Sweep:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _positive(steps=self.steps)
+        check_counts(steps=self.steps)
         infill(self.infill)
 
     def cost(self, subject: Subject, maps: int) -> int:
@@ -249,7 +249,7 @@ class PixelFlipping:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _positive(side=self.side, regions=self.regions, repeats=self.repeats)
+        check_counts(side=self.side, regions=self.regions, repeats=self.repeats)
         if self.infill is not None:
             infill(self.infill)
 
@@ -282,7 +282,8 @@ def check_fractions(fractions: tuple[float, ...]) -> None:
         raise InputError(f"fractions={fractions!r}; expected shares of the image, each above 0 and below 1.")
 
 
-def _positive(**options: int) -> None:
+def check_counts(**options: int) -> None:
+    """Say so if one of these is no positive whole number."""
     for name, value in options.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise InputError(f"{name}={value!r}; expected a whole number of 1 or more.")

@@ -44,7 +44,7 @@ class Infill(ABC):
         return self.on(x, preprocess)(torch.arange(len(x), device=x.device), mask)
 
 
-class _Picture(Infill):
+class Picture(Infill):
     """Infills whose replacement of a pixel does not depend on which others are removed."""
 
     @abstractmethod
@@ -57,7 +57,7 @@ class _Picture(Infill):
 
 
 @dataclass(frozen=True)
-class Zero(_Picture):
+class Zero(Picture):
     """0 in the model's own input units: the training set's mean colour where the input is normalised, black where it is not.
 
     Misleads where the network takes a flat patch of any colour for evidence, or the object has that colour.
@@ -72,7 +72,7 @@ class Zero(_Picture):
 
 
 @dataclass(frozen=True)
-class Black(_Picture):
+class Black(Picture):
     """Pixel value 0; each image's own lowest value per channel where the normalisation is not known.
 
     Misleads on dark objects, which it leaves as they are, and by edges that no photo has.
@@ -85,7 +85,7 @@ class Black(_Picture):
 
 
 @dataclass(frozen=True)
-class Mean(_Picture):
+class Mean(Picture):
     """The image's own mean colour.
 
     Misleads where the mean colour is the object's.
@@ -98,7 +98,7 @@ class Mean(_Picture):
 
 
 @dataclass(frozen=True)
-class Blur(_Picture):
+class Blur(Picture):
     """The image behind a Gaussian: details go, colours and coarse shapes stay.
 
     Args:
@@ -127,7 +127,7 @@ class Blur(_Picture):
 
 
 @dataclass(frozen=True)
-class Noise(_Picture):
+class Noise(Picture):
     """Uniform random pixels over the range that a pixel can have; each image's own range where the normalisation is not known.
 
     Args:

@@ -108,6 +108,12 @@ def cells(maps: Float[Tensor, "*maps height width"], side: int) -> Float[Tensor,
     return means.view(*maps.shape[:-2], *means.shape[-2:])
 
 
+def cell_sums(maps: Float[Tensor, "*maps height width"], side: int) -> Float[Tensor, "*maps cells"]:
+    """What a map says in each of the same cells altogether, row by row."""
+    flat = maps.reshape(-1, 1, *maps.shape[-2:])
+    return avg_pool2d(flat, side, ceil_mode=True, divisor_override=1).reshape(*maps.shape[:-2], -1)
+
+
 def spread(
     values: Float[Tensor, "*maps rows columns"] | Int[Tensor, "*maps rows columns"], side: int, size: tuple[int, int]
 ) -> Tensor:

@@ -23,7 +23,8 @@ _CLIP_SCALE = 100.0
 class Subject:
     """A batch of images, the scores that are in question, and a shadow of the model that can be asked for more.
 
-    The shadow is made once, no graph is ever recorded, and the user's model is not touched.
+    The shadow is made once, no graph is ever recorded, and the user's model is not touched. Images live on the model's
+    device, everything that is read of them on the CPU.
 
     Args:
         model: what `load()` or `wrap()` returned.
@@ -33,7 +34,7 @@ class Subject:
         progress: called with the number of images after each forward.
 
     Attributes:
-        scores: `(B, T)` of the untouched images.
+        scores, all_scores: `(B, T)` and `(B, C)` of the untouched images.
         probabilities: `(B, T)` of the untouched images; `reading` says what they are.
         pixels: `(B, 3, H, W)` in [0, 1].
         forwards: images that went through the model so far.
@@ -61,7 +62,7 @@ class Subject:
         with recording(False):
             self.x: Float[Tensor, "batch 3 height width"] = x.detach().clone().to(*placement(self.module))
             self.pixels: Float[Tensor, "batch 3 height width"] = model.preprocess.pixels(self.x)
-        self.targets: Int[Tensor, "batch targets"] = targets.to(self.x.device)
+        self.targets: Int[Tensor, "batch targets"] = targets.cpu()
         self.limit = batch_limit(*self.size, batch_size)
         self.all_scores: Float[Tensor, "batch classes"] = self._run(self.x)
         classes = self.all_scores.shape[1]
@@ -69,9 +70,6 @@ class Subject:
             raise InputError(
                 f"targets from {int(targets.min())} to {int(targets.max())}; this model has classes 0 to {classes - 1}."
             )
-        if not torch.isfinite(self.all_scores).all():
-            rows = (~torch.isfinite(self.all_scores)).any(1).nonzero().flatten().tolist()
-            raise ModelError(f"the model's scores are NaN or infinite for image(s) {rows}; there is nothing to prove.")
         self.scores: Float[Tensor, "batch targets"] = self.all_scores.gather(1, self.targets)
         self.probabilities: Float[Tensor, "batch targets"] = self._read(self.all_scores, self.targets, "probability")
 
@@ -115,7 +113,7 @@ class Subject:
         Returns:
             `(n, T)`.
         """
-        return self._read(self._run(images), self.targets[rows.to(self.targets.device)], read)
+        return self._read(self._run(images), self.targets[rows.cpu()], read)
 
     def stream(
         self,
@@ -138,22 +136,28 @@ class Subject:
 
         def compute(part: slice) -> Tensor:
             images, rows = make(part)
-            return self.scores_of(images, rows, read)
+            # one forward and no further split: where memory ends, `make` is asked again for fewer
+            return self._read(self._forward(images), self.targets[rows.cpu()], read)
 
         with recording(False):
             return in_batches(count, self.limit, compute)
 
     def _run(self, images: Tensor) -> Tensor:
-        def compute(part: slice) -> Tensor:
-            batch = images[part].to(self.x, copy=True)  # a network may write into its input
-            scores = at_least_float32(run(self.model.readout, self.module, batch))
-            self.forwards += len(batch)
-            if self.progress:
-                self.progress(len(batch))
-            return scores
-
         with recording(False):
-            return in_batches(len(images), self.limit, compute)
+            return in_batches(len(images), self.limit, lambda part: self._forward(images[part]))
+
+    def _forward(self, images: Tensor) -> Tensor:
+        batch = images.to(self.x, copy=True)  # a network may write into its input
+        scores = at_least_float32(run(self.model.readout, self.module, batch)).cpu()
+        if not torch.isfinite(scores).all():
+            raise ModelError(
+                f"the model's scores are NaN or infinite for {int((~torch.isfinite(scores)).any(1).sum())} of {len(batch)} "
+                "image(s); check its weights (a failed training, or half precision that overflowed) and the range of the input."
+            )
+        self.forwards += len(batch)
+        if self.progress:
+            self.progress(len(batch))
+        return scores
 
     def _read(self, scores: Tensor, targets: Tensor, read: str) -> Tensor:
         if read not in READINGS:
