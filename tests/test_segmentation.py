@@ -9,9 +9,9 @@ from PIL import Image
 
 import heatproof as hp
 from heatproof.cli import main
+from heatproof.masks import read_mask, read_masked
 from heatproof.proof.segmentation import Segmentation
 from heatproof.scale import segmentation as scale
-from heatproof.scale.segmentation_data import read_mask, read_masked
 from tiny import GapNet, TinyViT, images, seeded
 
 

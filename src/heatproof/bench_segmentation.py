@@ -37,9 +37,9 @@ def segmentation(
     layers = layer[0] if layer and len(layer) == 1 else layer or None
     with Voice() as voice, contextlib.redirect_stdout(sys.stderr):
         voice.work("importing torch")
+        from heatproof.masks import read_masked
         from heatproof.models import load
         from heatproof.scale import segmentation as scale
-        from heatproof.scale.segmentation_data import read_masked
 
         _check_types([row.kind() for row in rows], options)
         build(names, options)

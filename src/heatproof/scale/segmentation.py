@@ -15,6 +15,7 @@ from torch import Tensor
 from heatproof.errors import HeatproofError, InputError, MethodError, ModelError
 from heatproof.explain import explain
 from heatproof.images import read_image, to_tensor
+from heatproof.masks import LEFT_OUT, OBJECT, Masked, read_mask
 from heatproof.methods import methods as registry
 from heatproof.models.batching import batch_limit
 from heatproof.models.model import Model
@@ -24,7 +25,6 @@ from heatproof.models.targets import find_label
 from heatproof.proof import localisation
 from heatproof.proof.bootstrap import Mean, bootstrap_mean
 from heatproof.proof.segmentation import Segmentation
-from heatproof.scale.segmentation_data import LEFT_OUT, OBJECT, Masked, read_mask
 
 POOLED = {"pixel_accuracy": "pixel acc.", "miou": "mIoU", "map": "mAP"}
 """What is told of each method over the whole data set."""
