@@ -1,17 +1,16 @@
 """What each operation does to relevance. Operations are known by name, whichever way they are called."""
 
 import functools
-import types
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.overrides import resolve_name
 
 from heatproof.lrp import elementwise, layers, products
 from heatproof.lrp.arguments import detached, replaced, tensors
 from heatproof.lrp.propagation import Propagation
 from heatproof.lrp.tags import carry_gate, carry_pixels, drop_tags, mark_gate, pixels_of
+from heatproof.models.operations import is_composed, opened, operation
 
 SHAPES = frozenset(
     """__getitem__ view reshape permute transpose swapaxes swapdims movedim moveaxis flatten unflatten unsqueeze squeeze
@@ -51,14 +50,6 @@ FACTORS = frozenset({"rsqrt", "reciprocal", "log", "log2", "log10", "sign", "__r
 
 ADDS = frozenset({"add", "__add__", "__radd__", "sub", "subtract", "__sub__", "__rsub__", "rsub"})
 _IN_PLACE_OPERATORS = {"__iadd__": "__add__", "__isub__": "__sub__", "__imul__": "__mul__", "__itruediv__": "__truediv__"}
-
-
-@functools.cache
-def operation(func: Any) -> str:
-    """The bare name of an operation: `torch.Tensor.add_` is `add_`, the getter of `T` is `T.__get__`."""
-    name = resolve_name(func) or getattr(func, "__name__", repr(func))
-    parts = name.split(".")
-    return ".".join(parts[-2:]) if parts[-1] == "__get__" else parts[-1]
 
 
 def handle(prop: Propagation, func: Any, args: tuple, kwargs: dict) -> Any:
@@ -122,10 +113,9 @@ def _outcome(prop: Propagation, func: Any, name: str, args: tuple, kwargs: dict,
 
 
 def _unknown(prop: Propagation, func: Any, name: str, args: tuple, kwargs: dict) -> Any:
-    if isinstance(func, types.FunctionType) and any(key.startswith("has_torch_function") for key in func.__code__.co_names):
-        # a function written in Python: the operations inside it have rules of their own
+    if is_composed(func):  # the operations inside it have rules of their own
         with prop_again(prop):
-            return _opened(func)(*args, **kwargs)
+            return opened(func)(*args, **kwargs)
     result = func(*args, **kwargs)
     if any(t.requires_grad for t in tensors(result)):
         raise prop.no_rule(name)
@@ -143,15 +133,6 @@ class prop_again:
 
     def __exit__(self, *error: Any) -> None:
         torch.overrides.TorchFunctionMode.__exit__(self.prop, *error)
-
-
-@functools.cache
-def _opened(func: types.FunctionType) -> types.FunctionType:
-    """A Python function of torch without its own dispatch, so that what it calls is seen one by one."""
-    closed = {key: (lambda *_: False) for key in func.__globals__ if key.startswith("has_torch_function")}
-    opened = types.FunctionType(func.__code__, {**func.__globals__, **closed}, func.__name__, func.__defaults__, func.__closure__)
-    opened.__kwdefaults__ = func.__kwdefaults__
-    return opened
 
 
 @functools.cache

@@ -1,0 +1,1 @@
+"""Explanations of vision transformers, token by token."""
