@@ -3,7 +3,7 @@
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate
 
@@ -115,8 +115,8 @@ def cell_sums(maps: Float[Tensor, "*maps height width"], side: int) -> Float[Ten
 
 
 def spread(
-    values: Float[Tensor, "*maps rows columns"] | Int[Tensor, "*maps rows columns"], side: int, size: tuple[int, int]
-) -> Tensor:
+    values: Shaped[Tensor, "*maps rows columns"], side: int, size: tuple[int, int]
+) -> Shaped[Tensor, "*maps height width"]:
     """One value per cell to one per pixel: the way back from `cells`."""
     wide = values.repeat_interleave(side, -2).repeat_interleave(side, -1)
     return wide[..., : size[0], : size[1]]

@@ -19,7 +19,7 @@ from heatproof.proof.interventions import Result
 from heatproof.proof.maps import ranks
 from heatproof.proof.subject import Subject
 
-_TRIED = 16
+_TRIED, _ROUNDING = 16, 1e-3
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,9 @@ class TokenDropping:
     `∫ ½ (p(without the last q N tokens) − p(without the first q N tokens)) dq`, trapezoids from q = 0, divided by the range
 
     Tokens leave where the position embedding has been added and no block has run; class token and registers stay.
-    The place is found by trial: the first at which the tokens are a *set*, that is, shuffling them leaves the scores
-    as they are and the network runs with half of them. A token counts by the mean of the map over its patch.
+    The place is found by trial: the first at which a token knows its own patch only, and the tokens are a *set*, that
+    is, shuffling them leaves the scores as they are and the network runs with half of them. A token counts by the mean
+    of the map over its patch.
 
     Args:
         fractions: shares q of the tokens that are dropped, rising, each above 0 and below 1.
@@ -130,7 +131,7 @@ def find_place(subject: Subject) -> Place:
         MethodError: there is none.
     """
     x, whole = subject.x[:1], subject.all_scores[:1]
-    tolerance = 1e-3 * float(whole.abs().max().clamp_min(whole.std(correction=0)))
+    tolerance = _ROUNDING * float(whole.abs().max().clamp_min(whole.std(correction=0)))
     for place in _candidates(subject)[:_TRIED]:
         total = place.site.height * place.site.width
         shuffled = torch.randperm(total, generator=seeds.generator(0))[None]
@@ -142,7 +143,7 @@ def find_place(subject: Subject) -> Place:
                 half = run(subject.model.readout, subject.module, x.clone()).cpu()
         except HeatproofError:
             continue
-        if same.shape == whole.shape == half.shape and float((same - whole).abs().max()) <= tolerance and (half != whole).any():
+        if same.shape == whole.shape == half.shape and float((same - whole).abs().max()) <= tolerance:
             return place
     raise MethodError(
         f"{subject.model.name} does not take its patches as a set of tokens (it is convolutional, works in windows, or adds "
@@ -151,24 +152,30 @@ def find_place(subject: Subject) -> Place:
 
 
 def _candidates(subject: Subject) -> list[Place]:
-    """Modules whose first argument has the shape of all tokens, in the order in which they run."""
+    """Modules whose first argument is all tokens before any of them has seen another's patch, as they run.
+
+    Two images that differ in their left half only are run side by side: there, the right column's tokens are the same.
+    """
     found: dict[str, Place] = {}
-    sites = subject.model.survey(subject.x).sites.values()
-    grids = list(dict.fromkeys((site.height, site.width) for site in sites))
+    grids = list(dict.fromkeys((site.height, site.width) for site in subject.model.survey(subject.x).sites.values()))
+    x = subject.x[:1]
+    other = torch.cat([1 - x[..., : x.shape[-1] // 2], x[..., x.shape[-1] // 2 :]], -1)
 
     def watch(name: str) -> Any:
         def hook(_module: nn.Module, inputs: tuple[Any, ...]) -> None:
             if name and name not in found and inputs and isinstance(inputs[0], Tensor) and inputs[0].ndim == 3:
-                site = read_shape(name, inputs[0].shape, 1, subject.size, grids)
+                site = read_shape(name, inputs[0].shape, 2, subject.size, grids)
                 if site is not None and site.is_tokens:
-                    found[name] = Place(name, site)
+                    one, two = site.to_map(inputs[0].float())[..., -1]
+                    if float((one - two).abs().max()) <= _ROUNDING * float(one.abs().max()):
+                        found[name] = Place(name, site)
 
         return hook
 
     handles = [module.register_forward_pre_hook(watch(name)) for name, module in subject.module.named_modules()]
     try:
         with recording(False):
-            run(subject.model.readout, subject.module, subject.x[:1].clone())
+            run(subject.model.readout, subject.module, torch.cat([x, other]))
     finally:
         for handle in handles:
             handle.remove()

@@ -34,7 +34,6 @@ def draw_scatter(panels: Mapping[str, tuple[Any, Any, float]], path: Path, title
         axis.scatter(said, lost, s=14, alpha=0.6, color="#4c72b0", edgecolors="none")
         axis.set_title(f"{label}\nrank correlation {correlation:.2f}", fontsize=10)
         axis.set_xlabel("sensitivity (what the map says)", fontsize=9)
-        axis.set_xlim(left=0)
         axis.margins(x=0.05, y=0.1)
         axis.grid(alpha=0.3)
         axis.set_axisbelow(True)

@@ -79,11 +79,11 @@ class Constructed(nn.Module):
 def saturated(size: tuple[int, int] = (32, 48), seed: int = 0) -> Case:
     """The saturated neuron: the score is at its ceiling, so no pixel has a gradient, and all evidence together is everything.
 
-    `s = GAIN (1 − ReLU(1 − 2 r))`, r the share of the red square that is there
+    `s = GAIN (1 − ReLU(1 − 1.05 r))`, r the share of the red square that is there
     """
     x, (square,) = _scene(size, seed, 1)
     x[0, 0, square] = 1
-    share = _per(square, 2.0)
+    share = _per(square, 1.05)
     net = Constructed(_RED, ([[-share, 0, 0]], [1.0]), [-GAIN], GAIN)
     truth = "The red square is all the evidence: without it the score falls to 0. Its gradient is exactly 0 everywhere."
     return Case("saturated neuron", _model(net, "saturated"), x, square, truth)
@@ -148,17 +148,17 @@ def suppressor(size: tuple[int, int] = (32, 48), seed: int = 0) -> Case:
 def additive(size: tuple[int, int] = (32, 48), seed: int = 0) -> Case:
     """The additive model: every pixel is worth what it is worth, whatever the others are.
 
-    `s = GAIN Σ_i (r_i − g_i / 2) / n`, n the pixels of the red square
+    `s = GAIN Σ_i (2 r_i − g_i) / n`, n the pixels of the red square
     """
     x, (square, against) = _scene(size, seed, 2)
     generator = seeds.generator(seed + 3)
     x[0, 0, square] = 0.5 + torch.rand(int(square.sum()), generator=generator) / 2
     x[0, 1, against] = torch.rand(int(against.sum()), generator=generator)
     share = _per(square, 1.0)
-    mixture = [share, -share / 2, 0.0]
+    mixture = [2 * share, -share, 0.0]
     net = Constructed(_ALL, ([mixture, [-one for one in mixture]], [0.0, 0.0]), [GAIN, -GAIN])
-    worth = GAIN * (x[0, 0] - x[0, 1] / 2) / float(square.sum())
-    truth = "Each red pixel adds its brightness to the score, each green one takes half of its own from it; blue does nothing."
+    worth = GAIN * (2 * x[0, 0] - x[0, 1]) / float(square.sum())
+    truth = "Each red pixel adds twice its brightness to the score, each green one takes its own from it; blue does nothing."
     return Case("additive model", _model(net, "additive"), x, square, truth, {"against": against}, worth)
 
 
