@@ -49,7 +49,7 @@ def contenders(x: torch.Tensor) -> dict[str, dict[str, Callable[[], object]]]:
         },
         "models": {
             "itti": lambda: itti(x),
-            "itti, iterative": lambda: itti(x, "iterative"),
+            "itti, iterative": lambda: itti(x, normalisation="iterative"),
             "scanpath of ten": lambda: scanpath(maps),
             "gbvs": lambda: gbvs(x),
             "center-surround": lambda: center_surround(x),

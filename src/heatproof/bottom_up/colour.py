@@ -9,13 +9,16 @@ _WHITE = (0.95047, 1.0, 1.08883)
 # Smith and Pokorny's cone fundamentals, scaled so that L + M is the luminance Y
 _TO_LMS = ((0.15514, 0.54312, -0.03286), (-0.15514, 0.45684, 0.03286), (0.0, 0.0, 0.00801))
 
+LUMA = (0.299, 0.587, 0.114)
+"""Red's, green's and blue's share of luma."""
+
 Images = Float[Tensor, "batch 3 height width"]
 
 
 def grey(x: Images) -> Float[Tensor, "batch 1 height width"]:
     """Luma: `0.299 R + 0.587 G + 0.114 B`."""
     red, green, blue = x.split(1, 1)
-    return (0.299 * red).add_(green, alpha=0.587).add_(blue, alpha=0.114)
+    return (LUMA[0] * red).add_(green, alpha=LUMA[1]).add_(blue, alpha=LUMA[2])
 
 
 def linear(x: Images) -> Images:

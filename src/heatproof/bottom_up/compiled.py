@@ -2,11 +2,13 @@
 
 import inspect
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import torch
 from numba import njit
 
 _log = logging.getLogger("heatproof")
@@ -32,3 +34,21 @@ def announce(kernel: Any, what: str) -> None:
     if folder is None or not any(Path(folder).glob(name)):
         where = "not kept: no folder for it can be written to" if folder is None else f"kept in {folder}"
         _log.warning("compiling %s, once per installation, which takes some seconds (%s).", what, where)
+
+
+def each(kernel: Any, what: str, calls: Sequence[tuple[Any, ...]]) -> None:
+    """Call a compiled loop once per image, on as many threads as torch may use.
+
+    Args:
+        kernel: of `compiled`, writing into one of its arguments.
+        what: it is, should it have to be compiled now.
+        calls: the arguments of each call.
+    """
+    announce(kernel, what)
+    workers = min(len(calls), torch.get_num_threads())
+    if workers <= 1:
+        for arguments in calls:
+            kernel(*arguments)
+        return
+    with ThreadPoolExecutor(workers) as pool:  # the first to come compiles, numba lets the others wait for it
+        list(pool.map(lambda arguments: kernel(*arguments), calls))

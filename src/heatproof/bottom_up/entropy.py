@@ -1,7 +1,5 @@
 """How unpredictable the values in a window are."""
 
-import threading
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,7 +10,7 @@ from torch import Tensor
 
 from heatproof.bottom_up.center_surround import scaled
 from heatproof.bottom_up.colour import grey
-from heatproof.bottom_up.compiled import announce, compiled
+from heatproof.bottom_up.compiled import compiled, each
 from heatproof.bottom_up.method import BottomUp
 from heatproof.bottom_up.working_size import back, within
 from heatproof.errors import MethodError
@@ -22,7 +20,6 @@ _FIXED = 1 << 32
 """`c log₂ c` is summed in whole multiples of 2⁻³², so that what enters and leaves a window cancels exactly."""
 
 _MOST = 1 << 15
-_compiling = threading.Lock()
 
 
 def entropy(
@@ -75,14 +72,8 @@ def entropy(
     table = np.round(counts * np.log2(np.maximum(counts, 1)) * _FIXED).astype(np.int64)
     maps = np.empty(codes.shape, np.float32)
 
-    def one(index: int) -> None:
-        _slide(codes[index], half, bins**depth, table, maps[index])
-
-    with _compiling:  # one thread compiles, the others wait for it
-        announce(_slide, "entropy's window")
-        one(0)
-    with ThreadPoolExecutor(min(len(codes), torch.get_num_threads())) as pool:
-        list(pool.map(one, range(1, len(codes))))
+    calls = [(code, half, bins**depth, table, one) for code, one in zip(codes, maps, strict=True)]
+    each(_slide, "entropy's window", calls)
     return back(torch.from_numpy(maps).to(x.device), (x.shape[-2], x.shape[-1]))
 
 

@@ -1,5 +1,6 @@
 """Smoothing, shrinking and stretching of batches of maps; nothing here shifts a map, and borders count only what is inside."""
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import torch
@@ -14,8 +15,8 @@ _DENSE = 1024
 
 def resized(maps: Float[Tensor, "batch channels height width"], size: tuple[int, int]) -> Float[Tensor, "batch channels h w"]:
     """Bilinear with pixel areas aligned; averaged where it shrinks, so that nothing aliases."""
-    if tuple(maps.shape[-2:]) == tuple(size):
-        return maps
+    if size[0] >= maps.shape[-2] and size[1] >= maps.shape[-1]:
+        return enlarged(maps, size)
     return interpolate(maps, tuple(size), mode="bilinear", align_corners=False, antialias=True)
 
 
@@ -23,6 +24,10 @@ def enlarged(maps: Float[Tensor, "batch channels height width"], size: tuple[int
     """Bilinear with pixel areas aligned, for sizes that are not smaller."""
     if tuple(maps.shape[-2:]) == tuple(size):
         return maps
+    if maps.device.type == "cpu" and maps.dtype == torch.float32:
+        from heatproof.bottom_up.resample import stretched  # numba takes a while to import
+
+        return stretched(maps.flatten(0, 1), size).unflatten(0, maps.shape[:2])
     return interpolate(maps, tuple(size), mode="bilinear", align_corners=False)
 
 
@@ -33,26 +38,42 @@ def fitted(size: tuple[int, int], longest: int) -> tuple[int, int]:
     return height, width
 
 
-def working(x: Float[Tensor, "*batch 3 height width"], longest: int) -> Float[Tensor, "batch 3 h w"]:
+def working(
+    x: Float[Tensor, "*batch 3 height width"], longest: int, mix: Sequence[Sequence[float]] | None = None
+) -> Float[Tensor, "batch planes h w"]:
     """Images with values in [0, 1] and a longer side of `longest` pixels, enlarged or averaged.
+
+    Args:
+        x: RGB.
+        longest: pixels of the longer side.
+        mix: rows of three weights that sum to 1, for one plane each; None keeps red, green and blue.
 
     Raises:
         InputError: NaN or infinite values, or another shape.
     """
     if x.ndim == 4 and x.shape[1] == 3 and x.is_floating_point() and 0 not in x.shape:
-        small = _shrunk(x.detach().float(), fitted((x.shape[-2], x.shape[-1]), longest))
+        small = _shrunk(x.detach().float(), fitted((x.shape[-2], x.shape[-1]), longest), mix)
         # every pixel is part of an average when it shrinks: looking at the small image is enough, and cheap
-        if torch.isfinite(small.aminmax()[0] + small.aminmax()[1]):
-            return small.clamp(0, 1)
+        low, high = small.aminmax()
+        if torch.isfinite(low + high):
+            return small if low >= 0 and high <= 1 else small.clamp(0, 1)
     x = check_tensor(x).detach().float()
-    return _shrunk(x, fitted((x.shape[-2], x.shape[-1]), longest)).clamp(0, 1)
+    return _shrunk(x, fitted((x.shape[-2], x.shape[-1]), longest), mix).clamp(0, 1)
 
 
-def _shrunk(x: Float[Tensor, "batch 3 height width"], size: tuple[int, int]) -> Float[Tensor, "batch 3 h w"]:
-    """`resized`, by plain averages where four pixels or more become one: as good there, and faster."""
-    if x.shape[-2] >= 4 * size[0] and x.shape[-1] >= 4 * size[1]:
-        return interpolate(x, size, mode="area")
-    return resized(x, size)
+def _shrunk(
+    x: Float[Tensor, "batch 3 height width"], size: tuple[int, int], mix: Sequence[Sequence[float]] | None
+) -> Float[Tensor, "batch planes h w"]:
+    """`resized` and mixed, by plain averages where four pixels or more become one: as good there, and faster."""
+    if x.shape[-2] < 4 * size[0] or x.shape[-1] < 4 * size[1]:
+        small = resized(x, size)
+    elif x.device.type == "cpu":
+        from heatproof.bottom_up.resample import averaged  # numba takes a while to import
+
+        return averaged(x, size, mix)
+    else:
+        small = interpolate(x, size, mode="area")
+    return small if mix is None else torch.einsum("kc,bchw->bkhw", small.new_tensor(mix), small)
 
 
 def pyramid(

@@ -6,9 +6,9 @@ from typing import Any, Literal
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.functional import max_pool2d
 
-from heatproof.bottom_up.filters import enlarged, pyramid, resized, window, working
+from heatproof.bottom_up.competition import competed, promoted
+from heatproof.bottom_up.filters import enlarged, gaussian, pyramid, resized, working
 from heatproof.bottom_up.method import BottomUp
 from heatproof.bottom_up.orientation import ANGLES, oriented
 from heatproof.bottom_up.scanpath import scanpath as race
@@ -18,14 +18,11 @@ from heatproof.methods import Maps
 LEVELS = 9
 PAIRS = tuple((centre, centre + delta) for centre in (2, 3, 4) for delta in (3, 4))
 CHANNELS = ("intensity", "red-green", "blue-yellow", *(f"{angle}°" for angle in ANGLES))
-LONGEST, BORDER = 640, 0.05
-"""Pixels of the longer side that the pyramid starts from (the paper's images were 640 × 480), and the share of it over which
-contrasts fade out at the border."""
+LONGEST, BORDER, SMOOTH = 704, 0.05, 0.03
+"""Pixels of the longer side that the pyramid starts from (the paper's images were 640 × 480), and two shares of it: over which
+contrasts fade out at the border, and σ of the last smoothing, about one degree of visual angle. docs/bottom-up.md says what
+they were chosen on."""
 
-_FLAT = 1e-5
-"""A map whose values differ by less than this has no structure but rounding."""
-
-Level = Float[Tensor, "batch channels height width"]
 Map = Float[Tensor, "batch height width"]
 
 
@@ -39,7 +36,7 @@ class Pipeline:
         features: the 42 centre-surround maps by (channel, centre, surround), at the centre's level.
         normalised: the same after `N`.
         conspicuity: "intensity", "colour" and "orientation", at level 4, before their last `N`.
-        saliency: `(B, h, w)` at level 4.
+        saliency: `(B, h, w)` at level 4, smoothed.
     """
 
     pyramids: dict[str, list[Float[Tensor, "batch _ _"] | None]]
@@ -49,27 +46,17 @@ class Pipeline:
     saliency: Map
 
 
-def itti(
-    x: Float[Tensor, "batch 3 height width"],
-    normalisation: str = "global",
-    opponency: str = "contrast",
-    border: float = BORDER,
-    longest: int = LONGEST,
-) -> Float[Tensor, "batch height width"]:
+def itti(x: Float[Tensor, "batch 3 height width"], **options: Any) -> Float[Tensor, "batch height width"]:
     """Saliency by competing centre-surround contrasts; `pipeline` returns every step of it.
 
-    `S = (N(Ī) + N(C̄) + N(Ō)) / 3`
+    `S = G_σ ∗ (N(Ī) + N(C̄) + N(Ō)) / 3`
 
     Args:
         x: RGB in [0, 1].
-        normalisation: "global" or "iterative", see `promoted` and `competed`.
-        opponency: "contrast" or "printed", see `pipeline`.
-        border: share of the longer side over which contrasts fade out towards the border, from 0 (off) to 0.5: filters that
-            look beyond an image see what is not there.
-        longest: pixels of the longer side that is worked on; level 4, where the map is made, is a sixteenth of it.
+        options: of `pipeline`.
 
     Returns:
-        float32 in [0, 1] at the images' size.
+        float32 ≥ 0 at the images' size; in [0, 1] under the global normalisation.
 
     Raises:
         InputError: NaN or infinite values.
@@ -77,7 +64,7 @@ def itti(
 
     Paper: Itti, Koch, Niebur 1998, "A Model of Saliency-Based Visual Attention for Rapid Scene Analysis".
     """
-    found = pipeline(x, normalisation, opponency, border, longest).saliency
+    found = pipeline(x, **options).saliency
     return resized(found[:, None], (x.shape[-2], x.shape[-1]))[:, 0]
 
 
@@ -86,6 +73,7 @@ def pipeline(
     normalisation: str = "global",
     opponency: str = "contrast",
     border: float = BORDER,
+    smooth: float = SMOOTH,
     longest: int = LONGEST,
 ) -> Pipeline:
     """The whole model: pyramids, 42 feature maps, their normalised forms, conspicuity maps and saliency.
@@ -98,14 +86,28 @@ def pipeline(
 
     Opponency is double: the surround's colours are swapped against the centre's, and a cell's response is the sum of both
     ("contrast"). Equations 2 and 3 of the paper print `⊖` between the swapped terms ("printed"), which adds the surround's
-    own colour up: a green dot on red is then less salient than the red. Arguments and errors are those of `itti`.
+    own colour up: a green dot on red is then less salient than the red.
+
+    Args:
+        x: RGB in [0, 1].
+        normalisation: "global" or "iterative", see `promoted` and `competed`.
+        opponency: "contrast" or "printed".
+        border: share of the longer side over which contrasts fade out towards the border, from 0 (off) to 0.5: filters that
+            look beyond an image see what is not there.
+        smooth: σ of the last smoothing as a share of the longer side, from 0 (off, as in the paper) to 0.5.
+        longest: pixels of the longer side that is worked on; level 4, where the map is made, is a sixteenth of it.
+
+    Raises:
+        InputError: NaN or infinite values.
+        MethodError: an option that cannot be.
     """
     if normalisation not in _NORMALISATIONS:
         raise MethodError(f"normalisation={normalisation!r}; expected 'global' or 'iterative'.")
     if opponency not in ("contrast", "printed"):
         raise MethodError(f"opponency={opponency!r}; expected 'contrast' or 'printed'.")
-    if isinstance(border, bool) or not isinstance(border, int | float) or not 0 <= border <= 0.5:
-        raise MethodError(f"border={border!r}; expected a share of the longer side from 0 to 0.5.")
+    for name, value in {"border": border, "smooth": smooth}.items():
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 0.5:
+            raise MethodError(f"{name}={value!r}; expected a share of the longer side from 0 to 0.5.")
     if isinstance(longest, bool) or not isinstance(longest, int) or longest < 1:
         raise MethodError(f"longest={longest!r}; expected a whole number of pixels, 1 or more.")
     normalise = _NORMALISATIONS[normalisation]
@@ -125,12 +127,13 @@ def pipeline(
             normalised[name, centre, surround] = promoted_contrast[:, k]
     total = torch.stack(sums).sum(0)
     conspicuity = torch.stack([total[:, 0], total[:, 1] + total[:, 2], normalise(total[:, 3:]).sum(1)], 1)
+    saliency = normalise(conspicuity).mean(1)
     return Pipeline(
         pyramids={name: [level[:, k] if k < level.shape[1] else None for level in levels] for k, name in enumerate(CHANNELS)},
         features=features,
         normalised=normalised,
         conspicuity=dict(zip(("intensity", "colour", "orientation"), conspicuity.unbind(1), strict=True)),
-        saliency=normalise(conspicuity).mean(1),
+        saliency=gaussian(saliency, smooth * max(at_4)) if smooth else saliency,
     )
 
 
@@ -149,73 +152,13 @@ def _early(x: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 3 h
     `Y = (r + g)/2 − |r − g|/2 − b`, negative values set to 0.
     """
     intensity = x.mean(1, keepdim=True)
-    light = intensity > intensity.amax((2, 3), keepdim=True) / 10
-    red, green, blue = (x * torch.where(light, 1 / intensity, 0)).split(1, 1)
-    broad = (
-        red - (green + blue) / 2,
-        green - (red + blue) / 2,
-        blue - (red + green) / 2,
-        torch.minimum(red, green) - blue,  # (r + g)/2 − |r − g|/2 is the smaller of both
-    )
-    r, g, b, y = (colour.clamp_min(0) for colour in broad)
-    return torch.cat([intensity, r - g, b - y], 1)
-
-
-def promoted(maps: Level) -> Level:
-    """`N` of the paper: promote maps with one strong peak, suppress those with many alike.
-
-    `N(M) = M · (max M − m̄)²` after `M` is stretched to [0, 1], with `m̄` the mean of all local maxima but the global one
-
-    A local maximum is above 0 and the first of the largest values among its eight neighbours and itself, so that a
-    plateau counts once.
-
-    Args:
-        maps: each `(h, w)` by itself.
-
-    Returns:
-        In [0, 1]; 0 everywhere for a map without structure.
-    """
-    maps = _stretched(maps)
-    places = torch.arange(maps.shape[-2] * maps.shape[-1], device=maps.device).view(maps.shape[-2:])
-    best = max_pool2d(maps, 3, 1, 1, return_indices=True)[1]
-    peaks = (best == places) & (maps > 0)
-    count = peaks.sum((2, 3), keepdim=True)
-    others = (maps * peaks).sum((2, 3), keepdim=True) - 1  # stretched, the global one is 1
-    mean = others.clamp_min(0) / (count - 1).clamp_min(1)
-    return maps * (1 - mean) ** 2
-
-
-def competed(maps: Level, rounds: int = 10) -> Level:
-    """`N` as iterated competition: each place excites its near surround and inhibits its far one.
-
-    `M ← max(0, M + M ∗ DoG − 0.02)`, ten times after `M` is stretched to [0, 1], with
-    `DoG = 0.5² G(2 % of the width) − 1.5² G(25 % of the width)`
-
-    Args:
-        maps: each `(h, w)` by itself.
-        rounds: of the competition.
-
-    Returns:
-        ≥ 0; 0 everywhere for a map without structure.
-
-    Paper: Itti, Koch 2000, "A saliency-based search mechanism for overt and covert shifts of visual attention".
-    """
-    height, width = maps.shape[-2:]
-    near, far = 0.02 * max(height, width), 0.25 * max(height, width)
-    # one matrix per axis and Gaussian; beyond the border there is nothing that could inhibit
-    excite, inhibit = (
-        (window(height, max(sigma, 1e-3)).to(maps), window(width, max(sigma, 1e-3)).to(maps).mT) for sigma in (near, far)
-    )
-    maps = _stretched(maps)
-    for _ in range(rounds):
-        excited, inhibited = excite[0] @ maps @ excite[1], inhibit[0] @ maps @ inhibit[1]
-        maps = (maps + 0.25 * excited - 2.25 * inhibited - 0.02).clamp_min(0)
-    return maps
-
-
-def _stretched(maps: Level) -> Level:
-    low, high = maps.amin((2, 3), keepdim=True), maps.amax((2, 3), keepdim=True)
-    return torch.where(high - low > _FLAT, (maps - low) / (high - low).clamp_min(_FLAT), 0)
+    dark = intensity <= intensity.amax((2, 3), keepdim=True) / 10
+    hues = (x / intensity).masked_fill_(dark, 0)
+    # (r + g)/2 − |r − g|/2 is the smaller of both
+    yellow = torch.minimum(hues[:, 0], hues[:, 1]).sub_(hues[:, 2]).clamp_min_(0)
+    # divided by their mean, the three sum to 3: r − (g + b)/2 is 1.5 (r − 1)
+    red, green, blue = hues.sub_(1).clamp_min_(0).mul_(1.5).unbind(1)
+    return torch.stack([intensity[:, 0], red - green, blue - yellow], 1)
 
 
 _NORMALISATIONS = {"global": promoted, "iterative": competed}
@@ -225,13 +168,14 @@ _NORMALISATIONS = {"global": promoted, "iterative": competed}
 class Itti(BottomUp):
     """Centre-surround contrast of intensity, colour and orientation over scales, competing for attention.
 
-    `S = (N(Ī) + N(C̄) + N(Ō)) / 3` from 42 maps `|centre(c) ⊖ surround(c + δ)|`, `c ∈ {2, 3, 4}`, `δ ∈ {3, 4}`
+    `S = G_σ ∗ (N(Ī) + N(C̄) + N(Ō)) / 3` from 42 maps `|centre(c) ⊖ surround(c + δ)|`, `c ∈ {2, 3, 4}`, `δ ∈ {3, 4}`
 
     Args:
         normalisation: "global", which multiplies a map by (its maximum − the mean of its other peaks)², or "iterative",
             ten rounds of a difference of Gaussians.
         opponency: "contrast", or "printed" for the paper's equations to the letter, which mark large coloured areas.
         border: share of the longer side over which contrasts fade out towards the border.
+        smooth: σ of the last smoothing as a share of the longer side, 0 for none.
         longest: pixels of the longer side that is worked on; the map's own grid is a sixteenth of it.
         scanpath: whether to predict ten fixations as well, by winner-take-all with inhibition of return.
         center_bias: σ of a Gaussian prior around the image's centre, None for none.
@@ -248,6 +192,7 @@ class Itti(BottomUp):
     normalisation: Literal["global", "iterative"] = "global"
     opponency: Literal["contrast", "printed"] = "contrast"
     border: float = BORDER
+    smooth: float = SMOOTH
     longest: int = LONGEST
     scanpath: bool = False
 
@@ -259,4 +204,11 @@ class Itti(BottomUp):
         return replace(result, scanpath=torch.cat([positions, times[..., None]], -1))
 
     def saliency(self, pixels: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch height width"]:
-        return itti(pixels, self.normalisation, self.opponency, self.border, self.longest)
+        return itti(
+            pixels,
+            normalisation=self.normalisation,
+            opponency=self.opponency,
+            border=self.border,
+            smooth=self.smooth,
+            longest=self.longest,
+        )

@@ -1,42 +1,56 @@
 """What is unexpected in an image's spectrum."""
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, pad
 
-from heatproof.bottom_up.colour import grey, lab
-from heatproof.bottom_up.filters import enlarged, gaussian, resized, working
+from heatproof.bottom_up.colour import LUMA, lab
+from heatproof.bottom_up.filters import gaussian, resized, working
 from heatproof.bottom_up.method import BottomUp
 from heatproof.errors import MethodError
 
-LONGEST = 64
-"""Pixels of the longer side that is worked on; the paper's own choice, and the result depends on it."""
+LONGEST, SIGMA = 64, 4.0
+"""Pixels of the longer side that is worked on, the paper's own choice, on which the result depends; and σ of the smoothing,
+between the paper's and its authors' code's. docs/bottom-up.md says what it was chosen on."""
 
 _FLAT, _FLOOR = 1e-5, 1e-9
 
 
-class Spectrum(NamedTuple):
+@dataclass(frozen=True, eq=False, repr=False)
+class Spectrum:
     """The steps from images to saliency; frequency 0 is at index (0, 0), nothing is shifted.
 
     Args:
-        log_amplitude: `(B, C, h, w)` `ln(|F| + 1e-9)`.
-        phase: `(B, C, h, w)` in radians.
-        residual: `(B, C, h, w)` log amplitude minus its local mean.
+        planes: `(B, C, h, w)` the small images.
         saliency: `(B, h, w)` smoothed, the mean over the channels.
     """
 
-    log_amplitude: Float[Tensor, "batch channels height width"]
-    phase: Float[Tensor, "batch channels height width"]
-    residual: Float[Tensor, "batch channels height width"]
+    planes: Float[Tensor, "batch channels height width"]
     saliency: Float[Tensor, "batch height width"]
+
+    @property
+    def log_amplitude(self) -> Float[Tensor, "batch channels height width"]:
+        """`L = ln(|F| + 1e-9)`."""
+        return torch.log(torch.fft.fft2(self.planes).abs() + _FLOOR)
+
+    @property
+    def phase(self) -> Float[Tensor, "batch channels height width"]:
+        """`φ`, in radians."""
+        return torch.fft.fft2(self.planes).angle()
+
+    @property
+    def residual(self) -> Float[Tensor, "batch channels height width"]:
+        """`R`, the log amplitude minus its local mean, which goes around the border, for so does a spectrum."""
+        log_amplitude = self.log_amplitude
+        return log_amplitude - avg_pool2d(pad(log_amplitude, (1, 1, 1, 1), mode="circular"), 3, 1)
 
 
 def spectral_residual(
-    x: Float[Tensor, "batch 3 height width"], channels: str = "grey", sigma: float = 2.5, longest: int = LONGEST
+    x: Float[Tensor, "batch 3 height width"], channels: str = "grey", sigma: float = SIGMA, longest: int = LONGEST
 ) -> Float[Tensor, "batch height width"]:
     """Saliency from the part of the log spectrum that its own neighbourhood does not predict.
 
@@ -59,33 +73,39 @@ def spectral_residual(
     uses 2.5 at 64 pixels.
     """
     found = spectrum(x, channels, sigma, longest).saliency[:, None]
-    size = (x.shape[-2], x.shape[-1])
-    return (enlarged if max(size) >= longest else resized)(found, size)[:, 0]
+    return resized(found, (x.shape[-2], x.shape[-1]))[:, 0]
 
 
 def spectrum(
-    x: Float[Tensor, "batch 3 height width"], channels: str = "grey", sigma: float = 2.5, longest: int = LONGEST
+    x: Float[Tensor, "batch 3 height width"], channels: str = "grey", sigma: float = SIGMA, longest: int = LONGEST
 ) -> Spectrum:
-    """Log amplitude, phase, residual and saliency of the small image; arguments and errors as in `spectral_residual`.
-
-    The local mean goes around the border, for so does a spectrum.
-    """
+    """Log amplitude, phase, residual and saliency of the small image; arguments and errors as in `spectral_residual`."""
     if channels not in ("grey", "lab"):
         raise MethodError(f"channels={channels!r}; expected 'grey' or 'lab'.")
     if isinstance(longest, bool) or not isinstance(longest, int) or longest < 1:
         raise MethodError(f"longest={longest!r}; expected a whole number of pixels, 1 or more.")
     if isinstance(sigma, bool) or not isinstance(sigma, int | float) or not 0 <= sigma < float("inf"):
         raise MethodError(f"sigma={sigma!r}; expected a finite number of pixels, 0 or more.")
-    small = working(x, longest)
-    planes = grey(small) if channels == "grey" else lab(small) / 100
+    planes = working(x, longest, (LUMA,)) if channels == "grey" else lab(working(x, longest)) / 100
     flat = planes.amax((2, 3), keepdim=True) - planes.amin((2, 3), keepdim=True) < _FLAT
-    transform = torch.fft.fft2(planes)
-    log_amplitude, phase = torch.log(transform.abs() + _FLOOR), transform.angle()
-    residual = log_amplitude - avg_pool2d(pad(log_amplitude, (1, 1, 1, 1), mode="circular"), 3, 1)
-    power = torch.fft.ifft2(torch.polar(residual.exp(), phase)).abs().square()
-    power = torch.where(flat, 0, power)  # the spectrum of a constant is rounding
+    power = torch.where(flat, 0, _unexpected(planes))  # the spectrum of a constant is rounding
     saliency = power.mean(1)
-    return Spectrum(log_amplitude, phase, residual, gaussian(saliency, float(sigma)) if sigma else saliency)
+    return Spectrum(planes, gaussian(saliency, float(sigma)) if sigma else saliency)
+
+
+def _unexpected(planes: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch channels height width"]:
+    """`|IFFT(exp(R + i φ))|²`, where `exp(R + i φ) = F exp(−h₃ ∗ L)`: amplitude and phase need not be taken apart.
+
+    A real image's spectrum is even in amplitude, so that half of its columns are enough.
+    """
+    half, width = torch.fft.rfft2(planes), planes.shape[-1]
+    log_amplitude = torch.log(half.abs() + _FLOOR)
+    # beyond the half, column −k has the values of column k, rows in the opposite order
+    before, after = (log_amplitude[..., k : k + 1].flip(-2).roll(1, -2) for k in (min(1, width - 1), width - half.shape[-1]))
+    around = torch.cat([before, log_amplitude, after], -1)
+    along_rows = around[..., :-2] + around[..., 1:-1] + around[..., 2:]
+    mean = (along_rows.roll(1, -2) + along_rows + along_rows.roll(-1, -2)) / 9
+    return torch.fft.irfft2(half * torch.exp(-mean), s=planes.shape[-2:]).square()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +130,7 @@ class SpectralResidual(BottomUp):
     """
 
     channels: Literal["grey", "lab"] = "grey"
-    sigma: float = 2.5
+    sigma: float = SIGMA
     longest: int = LONGEST
 
     def saliency(self, pixels: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch height width"]:

@@ -88,7 +88,8 @@ def steps(
 ) -> tuple[Float[np.ndarray, "height right"], Float[np.ndarray, "down width"]]:
     """Weights of the edges: Euclidean distance in Lab of each pixel to its right `(H, W−1)` and lower `(H−1, W)` neighbour."""
     colours = lab(torch.from_numpy(image)[None])[0]
-    right, down = (torch.linalg.vector_norm(colours.diff(dim=axis), dim=0).numpy() for axis in (2, 1))
+    # vector_norm over the first axis of three takes ten times as long
+    right, down = (colours.diff(dim=axis).square_().sum(0).sqrt_().numpy() for axis in (2, 1))
     return right, down
 
 
@@ -127,7 +128,7 @@ def contours(
 def _as_edges(right: np.ndarray, down: np.ndarray) -> np.ndarray:
     """Weights in higra's order: pixel by pixel, to the right and then downwards, those that exist."""
     height, width = len(right), down.shape[1]
-    both = np.zeros((height, width, 2))
+    both = np.zeros((height, width, 2), right.dtype)  # float32 is sorted in less time than float64
     both[:, :-1, 0] = right
     both[:-1, :, 1] = down
     return both[_exists(height, width)]
