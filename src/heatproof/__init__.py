@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from heatproof.explanation import Explanation
     from heatproof.methods import methods
     from heatproof.models import Model, load, wrap
+    from heatproof.proof.verdict import Verdict
+    from heatproof.prove import prove
+    from heatproof.tokens import textspan as textspan
+    from heatproof.sanity import sanity
 
 _FACE = {
     "Explanation": "heatproof.explanation",
@@ -27,19 +31,24 @@ _FACE = {
     "MethodError": "heatproof.errors",
     "Model": "heatproof.models",
     "ModelError": "heatproof.errors",
+    "Verdict": "heatproof.proof.verdict",
     "explain": "heatproof.explain",
     "load": "heatproof.models",
     "methods": "heatproof.methods",
+    "prove": "heatproof.prove",
+    "sanity": "heatproof.sanity",
     "wrap": "heatproof.models",
 }
 
-__all__ = ["Explanation", "HeatproofError", "InputError", "MethodError", "Model", "ModelError",
-           "explain", "load", "methods", "wrap"]  # fmt: skip
+_ROOMS = {"lrp": "heatproof.lrp", "textspan": "heatproof.tokens.textspan"}
+
+__all__ = ["Explanation", "HeatproofError", "InputError", "MethodError", "Model", "ModelError", "Verdict",
+           "explain", "load", "methods", "prove", "sanity", "wrap"]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
-    if name == "lrp":
-        return importlib.import_module("heatproof.lrp")
+    if name in _ROOMS:
+        return importlib.import_module(_ROOMS[name])
     # imported when first used, so that `heatproof --help` does not wait for torch
     if name not in _FACE:
         raise AttributeError(f"module 'heatproof' has no attribute {name!r}")
@@ -49,7 +58,7 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_FACE, "lrp"})
+    return sorted({*globals(), *_FACE, *_ROOMS})
 
 
 class _Face(ModuleType):

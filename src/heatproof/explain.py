@@ -3,9 +3,10 @@
 import importlib.metadata
 import warnings
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -116,7 +117,7 @@ def _collect(
 ) -> _Collected:
     found = _Collected()
     preprocess = RAW if model is None else model.preprocess
-    for tensors, rows, errors in _chunks(sources, preprocess):
+    for tensors, rows, errors in chunks(sources, preprocess):
         found.errors |= errors
         if not rows:
             continue
@@ -129,8 +130,9 @@ def _collect(
         if model is None:
             _take(found, _Scene(x, torch.zeros(len(x), 1, dtype=torch.long)), chosen, rows)
         else:
-            tape = _record(model, x, chosen, needs, layer)
-            tape.aim(resolve_targets(target, tape.scores, model.labels, rows))
+            resolve = partial(_resolve, target, model.labels, rows)
+            tape = _record(model, x, chosen, needs, layer, resolve)
+            tape.aim(resolve(tape.scores, slice(None)))
             found.layers = tuple(site.name for site in tape.sites)
             found.scores.append(tape.target_scores.cpu())
             found.targets.append(tape.targets.cpu())
@@ -143,7 +145,7 @@ def _collect(
     return found
 
 
-def _chunks(sources: Sources, preprocess: Preprocess) -> Iterator[tuple[list[Tensor], list[int], dict[int, str]]]:
+def chunks(sources: Sources, preprocess: Preprocess) -> Iterator[tuple[list[Tensor], list[int], dict[int, str]]]:
     """Images within the batch limit, which is known once the first one has been read."""
     start, limit = 0, None
     while start < len(sources):
@@ -157,8 +159,16 @@ def _chunks(sources: Sources, preprocess: Preprocess) -> Iterator[tuple[list[Ten
         yield tensors, rows, errors
 
 
-def _record(model: Model, x: Tensor, chosen: dict[str, Method], needs: set[str], layer: Any) -> Tape:
+def _resolve(target: Any, labels: Sequence[str] | None, rows: Sequence[int], scores: Tensor, which: slice) -> Tensor:
+    return resolve_targets(target, scores, labels, rows[which])
+
+
+def _record(
+    model: Model, x: Tensor, chosen: dict[str, Method], needs: set[str], layer: Any, resolve: Callable[[Tensor, slice], Tensor]
+) -> Tape:
     x = x.to(*placement(model.module))
+    # the only reader of this forward may watch it, instead of running another
+    readers = [one for name, one in chosen.items() if "model" in methods()[name].needs]
     return Tape(
         model.module,
         model.readout,
@@ -168,8 +178,8 @@ def _record(model: Model, x: Tensor, chosen: dict[str, Method], needs: set[str],
         layer_gradients="layer gradient" in needs,
         input_gradient="input gradient" in needs,
         head="head" in needs,
-        # relevance is the only reader of this forward: it may watch it, instead of running another
-        watch=getattr(next(iter(chosen.values())), "watch", None) if needs == {"model", "relevance"} else None,
+        watch=getattr(readers[0], "watch", None) if len(readers) == 1 else None,
+        resolve=resolve,
     )
 
 
@@ -183,7 +193,15 @@ def _take(found: _Collected, tape: Tape | _Scene, chosen: dict[str, Method], row
         maps = resize(maps.float(), tape.size)
         ledger = None if result.ledger is None else [row | {"image": rows[row["image"]]} for row in result.ledger]
         found.maps[name].append(
-            Maps(_kept(result.raw), _kept(maps), _kept(result.residual), ledger, _kept(result.scanpath), result.resolved)
+            replace(
+                result,
+                raw=_kept(result.raw),
+                maps=_kept(maps),
+                residual=_kept(result.residual),
+                ledger=ledger,
+                contributions=_kept(result.contributions),
+                scanpath=_kept(result.scanpath),
+            )
         )
 
 
@@ -219,19 +237,20 @@ def _assemble(name: str, one: Method, model: Model | None, found: _Collected, so
         options={key: _said(value) for key, value in options.items()},
         scores=whole(found.scores, torch.nan),
         targets=targets,
-        target_names=None if targets is None else [[_name(int(t), model) for t in row] for row in targets],
+        target_names=None if targets is None else [[target_name(int(t), model) for t in row] for row in targets],
         residual=whole([r.residual for r in results], torch.nan),
         ledger=[row for r in results for row in r.ledger or ()] or None,
+        contributions=whole([r.contributions for r in results], torch.nan),
         scanpath=whole([r.scanpath for r in results], torch.nan),
         layer=found.layers if reads_layer else (),
         model_name=None if model is None else model.name,
-        versions=_versions() | ({} if model is None else model.versions),
+        versions=library_versions() | ({} if model is None else model.versions),
         names=sources.names,
         errors=found.errors,
     )
 
 
-def _name(index: int, model: Model | None) -> str:
+def target_name(index: int, model: Model | None) -> str:
     if index < 0:
         return "unreadable"
     labels = None if model is None else model.labels
@@ -247,5 +266,5 @@ def _said(value: Any) -> Any:
     return value if isinstance(value, str | int | float | bool | type(None)) else repr(value)
 
 
-def _versions() -> dict[str, str]:
+def library_versions() -> dict[str, str]:
     return {"heatproof": importlib.metadata.version("heatproof"), "torch": str(torch.__version__)}

@@ -23,7 +23,7 @@ from heatproof.errors import InputError
 from heatproof.overlay import overlay
 
 _SCHEMA = 1
-_TENSORS = ("maps", "raw", "images", "scores", "targets", "residual", "scanpath")
+_TENSORS = ("maps", "raw", "images", "scores", "targets", "residual", "contributions", "scanpath")
 _SHOWN = 12
 
 
@@ -44,7 +44,10 @@ class Explanation:
         targets: `(B, T)` class indices, None without a model; −1 for an image that could not be read.
         target_names: their names, B lists of T.
         residual: `(B, T)` score minus everything the method accounted for, None for methods that do not decompose.
-        ledger: rows of the relevance ledger, on request.
+        ledger: rows of what adds up to the residual: of lrp (on request) operation by operation, of textspan everything
+            besides attention (`place`, `op`, `part`, `amount`).
+        contributions: `(B, T, L, H, N)` of textspan and chili: what each token, through each head of each attention layer
+            that writes to the score, adds to it; prefix tokens (class, registers) first.
         scanpath: `(B, n, 3)` predicted fixations on request: row, column (pixels of the map) and seconds.
         layer: names of the layers that were read.
         model_name: name of the model, None without one.
@@ -64,6 +67,7 @@ class Explanation:
     target_names: list[list[str]] | None = None
     residual: Float[Tensor, "batch targets"] | None = None
     ledger: list[dict[str, Any]] | None = None
+    contributions: Float[Tensor, "batch targets layers heads tokens"] | None = None
     scanpath: Float[Tensor, "batch fixations 3"] | None = None
     layer: tuple[str, ...] = ()
     model_name: str | None = None
@@ -123,7 +127,7 @@ class Explanation:
         rest = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _TENSORS}
         header = {"schema": _SCHEMA, **rest}
         try:
-            with _written_whole(path) as temporary:
+            with written_whole(path) as temporary:
                 save_file(
                     {name: tensor.contiguous().clone() for name, tensor in tensors.items() if tensor is not None},
                     temporary,
@@ -206,7 +210,7 @@ class Explanation:
         return "".join(figures) + (f"<p>… and {hidden} more</p>" if hidden else "")
 
 
-class _written_whole:
+class written_whole:
     """A temporary file beside `path` that takes its place only if the block succeeds."""
 
     def __init__(self, path: Path) -> None:

@@ -1,0 +1,134 @@
+"""What a number of forwards per map buys: copies for the p-value, copies of the same texture, and the single tests."""
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+from heatproof.errors import InputError, MethodError, nearest
+from heatproof.proof.curves import Deletion, Insertion, PixelFlipping, Road
+from heatproof.proof.faithfulness import Infidelity, SensitivityN
+from heatproof.proof.interventions import Test
+from heatproof.proof.masking import AverageDrop, AverageIncrease
+from heatproof.proof.subject import Subject
+from heatproof.proof.tokens import TokenDropping
+from heatproof.proof.trial import FORWARDS
+
+BUDGET = 400
+"""Forwards per map, everything included."""
+
+FEWEST = 19
+"""Copies without which p cannot reach 0.05."""
+
+DEFAULT_TESTS = ("deletion", "insertion")
+
+TESTS: dict[str, type[Any]] = {
+    kind.name: kind
+    for kind in (
+        Deletion,
+        Insertion,
+        Road,
+        PixelFlipping,
+        Infidelity,
+        SensitivityN,
+        AverageDrop,
+        AverageIncrease,
+        TokenDropping,
+    )
+}
+"""The tests that `prove()` runs by name."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a budget is spent on each map.
+
+    Args:
+        budget: forwards per map.
+        copies: K, placements of the map elsewhere.
+        textures: maps of the same spectrum.
+        per_test: forwards for each single test.
+    """
+
+    budget: int
+    copies: int
+    textures: int
+    per_test: int
+
+
+def plan(budget: int | None, tests: int, rivals: int) -> Plan:
+    """Spend a tenth on textures, a fifth on the tests if there are any, and the rest on the copies that make p.
+
+    Args:
+        budget: forwards per map, None for `BUDGET`.
+        tests: how many single tests are run.
+        rivals: how many maps are measured beside it.
+
+    Raises:
+        InputError: too few forwards for `FEWEST` copies.
+    """
+    asked = BUDGET if budget is None else budget
+    if isinstance(asked, bool) or not isinstance(asked, int) or asked < 1:
+        raise InputError(f"budget={budget!r}; expected a whole number of forwards per map, or None for {BUDGET}.")
+
+    def spend(total: int) -> Plan:
+        # the image itself twice (here and for its target), the image with everything removed, the map, and its rivals
+        free = max(0, total - 3 - FORWARDS * (1 + rivals))
+        for_tests = free // 5 if tests else 0
+        textures = free // (10 * FORWARDS)
+        return Plan(total, (free - for_tests) // FORWARDS - textures, textures, for_tests // max(1, tests))
+
+    found = spend(asked)
+    if found.copies < FEWEST:
+        enough = next(total for total in range(asked, asked + 10**4) if spend(total).copies >= FEWEST)
+        raise InputError(
+            f"budget={asked} forwards per map leave {max(0, found.copies)} copies to compare with, and p cannot reach 0.05; "
+            f"expected {enough} or more."
+        )
+    return found
+
+
+def by_name(tests: Any) -> dict[str, tuple[Test, bool]]:
+    """Tests by their names, and whether their options may be fitted to the budget: those of a test that came as a name.
+
+    Raises:
+        MethodError: no such test.
+    """
+    asked = DEFAULT_TESTS if tests is None else [tests] if isinstance(tests, str | Test) else tests
+    found: dict[str, tuple[Test, bool]] = {}
+    for one in asked:
+        if isinstance(one, str):
+            if one not in TESTS:
+                raise MethodError(f"there is no test {one!r}.{nearest(one, TESTS)} Known: {', '.join(TESTS)}.")
+            found[one] = (TESTS[one](), True)
+        elif isinstance(one, Test):
+            found[one.name] = (one, False)
+        else:
+            raise MethodError(
+                f"a test came as {type(one).__name__}; expected a name of {', '.join(TESTS)}, or a test with options."
+            )
+    return found
+
+
+def fitted(test: Test, elastic: bool, subject: Subject, forwards: int, most: int) -> tuple[Test, int]:
+    """A test that costs about so many forwards per map, and how many copies of the map it can afford.
+
+    Steps and copies share them evenly: a curve needs points, and its band needs curves.
+
+    Args:
+        test: as it was asked for.
+        elastic: whether its number of steps, regions, samples or repeats may be lowered.
+        subject: what it is run on.
+        forwards: what there is to spend.
+        most: copies it may have at most.
+
+    Returns:
+        The test, and 0 to `most` copies. It is run on the map itself in any case.
+    """
+    each = subject.targets.numel()
+    if elastic:
+        wanted = max(2, round(math.sqrt(forwards)))
+        test = replace(test, repeats=1) if hasattr(test, "repeats") else test  # type: ignore[type-var]
+        for option in ("steps", "regions", "samples"):
+            if hasattr(test, option):
+                test = replace(test, **{option: min(getattr(test, option), wanted)})  # type: ignore[type-var]
+    return test, max(0, min(most, forwards * each // max(1, test.cost(subject, 1)) - 1))

@@ -1,0 +1,356 @@
+"""`prove()`: the one way from (model, images, maps) to a `Verdict`. It fetches what the proof compares a map with."""
+
+import contextlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from heatproof.errors import InputError, ModelError
+from heatproof.explain import chunks, explain, library_versions, target_name
+from heatproof.explanation import Explanation
+from heatproof.images import Sources
+from heatproof.models import wrap
+from heatproof.models.model import Model, stack
+from heatproof.models.tape import recording
+from heatproof.models.targets import check_targets, resolve_targets, strings_in
+from heatproof.proof.interventions import Test
+from heatproof.proof.maps import says_nothing, take_maps
+from heatproof.proof.placements import placements
+from heatproof.proof.plan import Plan, by_name, fitted, plan
+from heatproof.proof.regions import PARTS, marked, mass
+from heatproof.proof.subject import Subject
+from heatproof.proof.trial import Trial, run_trial
+from heatproof.proof.verdict import Tested, Verdict
+
+RIVALS = ("center", "edges", "spectral-residual")
+"""Maps that ignore the model, measured beside every map: the photographer's, the outlines, and a bottom-up one."""
+
+_INTERRUPTED = "the run was interrupted before this image."
+
+
+def prove(
+    model: Model | nn.Module,
+    images: Any,
+    ex: Any,
+    tests: Any = None,
+    budget: int | None = None,
+    seed: int = 0,
+    *,
+    target: Any = None,
+    progress: Callable[[int], None] | None = None,
+) -> Verdict:
+    """Cross-examine maps: does the score depend on what they point at, more than on the same shape elsewhere?
+
+    `p = (1 + #{k: φ(R_k) ≥ φ(R)}) / (K + 1)`, where R is the region that the map marks, `R_1 … R_K` are the same region
+    elsewhere in the image, and φ is what a region is worth: the score lost without it, the rest of the image being
+    there, and the score regained by it alone, in the mean.
+
+    A map points at its positive values; evidence against (negative values) is not examined.
+
+    Args:
+        model: what `load()` or `wrap()` returned, or a plain module.
+        images: as `explain()` takes them.
+        ex: an `Explanation`, or any array of maps `(B, H, W)` or `(B, T, H, W)`, whoever made them. Maps of another size
+            are resized.
+        tests: names of single tests that are run besides (`deletion insertion road pixel-flipping infidelity sensitivity-n
+            average-drop average-increase token-dropping`), or tests with options of their own. None for deletion and
+            insertion, an empty list for none.
+        budget: forwards per map, everything included; None for 400. More of them make p finer and its interval narrower.
+            A test that came with its own options is run on the map whatever it costs.
+        seed: of the copies.
+        target: as in `explain()`, for maps that do not say what they explain. For an `Explanation` of this model it has
+            to be the target that it explains.
+        progress: called with the number of images after each forward.
+
+    Returns:
+        A `Verdict`. Interrupted with Ctrl-C, one of what was measured until then, with `partial` true.
+
+    Raises:
+        InputError: no image could be read, maps that do not fit them, another target than the explanation's, or a budget
+            that p cannot be had for.
+        ModelError: the model cannot take these images.
+        MethodError: no such test.
+
+    Misleads where the null does: it knows of no photographer, so that a spot in the middle of the image is supported
+    wherever photos show their objects. See the effects of `center` and `edges` beside it, and docs/verdict.md.
+    """
+    with recording(False):
+        return _prove(model, images, ex, by_name(tests), budget, seed, target, progress)
+
+
+@dataclass
+class _Rows:
+    """What was found for the images of one chunk."""
+
+    rows: list[int]
+    subject: Subject
+    trial: Trial
+    broken: Tensor
+    silent: Tensor
+    chance: Tensor
+    tests: dict[str, Tested] = field(default_factory=dict)
+
+
+def _prove(
+    model: Any,
+    images: Any,
+    ex: Any,
+    tests: dict[str, tuple[Test, bool]],
+    budget: int | None,
+    seed: int,
+    target: Any,
+    progress: Callable[[int], None] | None,
+) -> Verdict:
+    model = wrap(model) if isinstance(model, nn.Module) else model
+    if not isinstance(model, Model):
+        raise ModelError(f"model is {type(model).__name__}; expected what hp.load(…) or hp.wrap(…) returns, or a module.")
+    spending = plan(budget, len(tests), len(RIVALS))
+    sources = Sources.of(images)
+    check_targets(target, len(sources))
+    aim = _Aim.of(model, ex, target)
+    model = aim.model
+    values, broken = _values(ex, len(sources), aim.count)
+    found: list[_Rows] = []
+    errors: dict[int, str] = {}
+    notes: list[str] = []
+    partial = False
+    for tensors, rows, failed in chunks(sources, model.preprocess):
+        errors |= failed
+        if not rows:
+            continue
+        try:
+            x = stack(tensors)
+            if found and found[0].subject.size != tuple(x.shape[-2:]):
+                raise InputError(
+                    f"the images have different sizes, {found[0].subject.size} and {tuple(x.shape[-2:])}; prove them in calls "
+                    "of one size each."
+                )
+            subject = Subject(model, x, aim.targets(model.scores(x), rows), progress=progress)
+            intake = take_maps(values[rows], len(rows), aim.count, subject.size)
+            notes += [remark for remark in intake.remarks if remark not in notes]
+            one = _examine(subject, rows, intake.maps, broken[rows], spending, tests, seed)
+        except KeyboardInterrupt:
+            if not found:
+                raise
+            partial = True
+            break
+        found.append(one)
+        if not one.trial.complete:
+            partial = True
+            break
+    if not found:
+        raise InputError(next(iter(errors.values())))
+    return _verdict(ex, sources, aim, found, errors, [*aim.notes(found), *notes], spending, seed, partial)
+
+
+@dataclass(frozen=True)
+class _Aim:
+    """Which scores are in question, and the model that has them as classes."""
+
+    model: Model
+    asked: Any
+    explained: Tensor | None
+    scores: Tensor | None
+    source: str | None
+    count: int
+
+    @classmethod
+    def of(cls, model: Model, ex: Any, target: Any) -> "_Aim":
+        own = ex if isinstance(ex, Explanation) else None
+        if own is not None and model.takes_prompts and target is None and own.target_names is not None:
+            # the classes of an image-text model are texts, whatever number they had when the map was made
+            target = [[None if name == "unreadable" else name for name in row] for row in own.target_names]
+            own = None
+        if model.takes_prompts:
+            known = model.labels or ()
+            new = [text for text in strings_in(target) if text not in known]
+            model = model.with_prompts([*known, *new]) if new else model
+        explained = None if own is None else own.targets
+        asked = target.tolist() if hasattr(target, "tolist") else target
+        nested = isinstance(asked, list | tuple) and len(asked) and isinstance(asked[0], list | tuple)
+        count = explained.shape[1] if explained is not None else len(asked[0]) if nested else 1
+        scores = None if not isinstance(ex, Explanation) else ex.scores
+        return cls(model, asked, explained, scores, ex.model_name if isinstance(ex, Explanation) else None, count)
+
+    def targets(self, scores: Tensor, rows: list[int]) -> Tensor:
+        """`(n, T)` class indices."""
+        if self.explained is None:
+            return resolve_targets(self.asked, scores, self.model.labels, rows)
+        explained = self.explained[rows].to(scores.device)
+        top = scores.argmax(1, keepdim=True).expand_as(explained)  # where the explanation has no map there is no target
+        if self.asked is None:
+            return torch.where(explained < 0, top, explained)
+        asked = resolve_targets(self.asked, scores, self.model.labels, rows)
+        if asked.shape != explained.shape or ((asked != explained) & (explained >= 0)).any():
+            names = [target_name(int(one), self.model) for one in explained[0]]
+            raise InputError(
+                f"target= is not what the explanation explains ({', '.join(names)} for image {rows[0]}); leave target= out, or "
+                "explain the images with that target."
+            )
+        return asked
+
+    def notes(self, found: list[_Rows]) -> list[str]:
+        """What speaks against these being the images and the model that the maps were made from."""
+        said = []
+        if self.source is not None and self.source != self.model.name:
+            said.append(f"the maps were made from {self.source}, and {self.model.name} is asked.")
+        if self.scores is not None:
+            before = torch.cat([self.scores[one.rows] for one in found]).double()
+            now = torch.cat([one.subject.scores.cpu() for one in found]).double()
+            spread = torch.cat([one.subject.all_scores.cpu() for one in found]).double().std().nan_to_num(0.0)
+            if before.shape == now.shape and ((before - now).abs() > 0.05 * spread + 1e-3 * now.abs()).any():
+                said.append(
+                    "the scores differ from those in the explanation; are these the images and the model it was made from?"
+                )
+        return said
+
+
+def _values(ex: Any, batch: int, targets: int) -> tuple[Tensor, Tensor]:
+    """Maps `(B, T, h, w)` with 0 where they are NaN or infinite, and which of them have such values `(B, T)`."""
+    maps = getattr(ex, "maps", ex)
+    with contextlib.suppress(TypeError, ValueError, RuntimeError):  # what is no array is named by take_maps
+        maps = torch.as_tensor(maps).detach().cpu().float()
+    if not isinstance(maps, Tensor):
+        return take_maps(maps, batch, targets, (1, 1)).maps, torch.zeros(batch, targets, dtype=torch.bool)
+    finite = torch.isfinite(maps)
+    size = (maps.shape[-2], maps.shape[-1]) if maps.ndim >= 2 else (1, 1)
+    whole = maps.nan_to_num(0.0, 0.0, 0.0)
+    if maps.ndim == 4 and isinstance(ex, Explanation) and ex.targets is None and maps.shape[1] == 1:
+        whole, finite = whole.expand(-1, targets, -1, -1), finite.expand(-1, targets, -1, -1)  # one map for every target
+    return take_maps(whole, batch, targets, size).maps, ~finite.reshape(batch, targets, -1).all(2)
+
+
+def _examine(
+    subject: Subject,
+    rows: list[int],
+    maps: Tensor,
+    broken: Tensor,
+    spending: Plan,
+    tests: Mapping[str, tuple[Test, bool]],
+    seed: int,
+) -> _Rows:
+    silent = says_nothing(maps) | (mass(maps).sum((2, 3)) <= 0)
+    valid = ~(silent | broken)
+    ignorant: Any = explain(None, subject.pixels.cpu(), list(RIVALS))
+    rivals = {name: one.maps.expand_as(maps) for name, one in ignorant.items()}
+    trial = run_trial(subject, maps, valid, spending.copies, spending.textures, rivals, seed)
+    blank = subject.scores.cpu().double() - trial.whole
+    average = subject.all_scores.double().mean(1, keepdim=True).cpu().expand_as(blank)
+    # with a single class its own score would be the average
+    chance = torch.maximum(blank, average) if subject.all_scores.shape[1] > 1 else blank
+    found = _Rows(rows, subject, trial, broken, silent, chance)
+    if trial.complete:
+        try:
+            for name, (test, elastic) in tests.items():
+                found.tests[name] = _run(test, elastic, subject, maps, valid, spending, seed)
+        except KeyboardInterrupt:
+            trial.complete = False
+    return found
+
+
+def _run(test: Test, elastic: bool, subject: Subject, maps: Tensor, valid: Tensor, spending: Plan, seed: int) -> Tested:
+    """A single test of the maps and of copies on a lattice of their own."""
+    test, copies = fitted(test, elastic, subject, spending.per_test, spending.copies)
+    every = maps[:, :, None].repeat(1, 1, 1 + copies, 1, 1)
+    for b, t in valid.nonzero().tolist():
+        for k, place in enumerate(placements(marked(maps[b, t], PARTS[-1]), copies, seed) if copies else ()):
+            every[b, t, 1 + k] = place(maps[b, t])
+    result = test(subject, every)
+    values = torch.where(valid[..., None], result.values.cpu().double(), torch.nan)
+    curves = None if result.curves is None else torch.where(valid[..., None, None], result.curves.cpu().double(), torch.nan)
+    return Tested(
+        values[..., 0],
+        values[..., 1:],
+        result.higher_is_better,
+        None if result.fractions is None else result.fractions.cpu().double(),
+        None if curves is None else curves[:, :, 0],
+        None if curves is None else curves[:, :, 1:],
+    )
+
+
+def _verdict(
+    ex: Any,
+    sources: Sources,
+    aim: _Aim,
+    found: list[_Rows],
+    errors: dict[int, str],
+    notes: list[str],
+    spending: Plan,
+    seed: int,
+    partial: bool,
+) -> Verdict:
+    batch, done = len(sources), [row for one in found for row in one.rows]
+
+    def whole(parts: list[Tensor], fill: float = torch.nan) -> Tensor:
+        """All images in their order; rows that nothing was found for are filled."""
+        rows = torch.cat(parts)
+        full = rows.new_full((batch, *rows.shape[1:]), fill)
+        full[done] = rows
+        return full
+
+    silent, broken = (whole([getattr(one, name).float() for one in found], 0).bool() for name in ("silent", "broken"))
+
+    def trials(name: str, silence: float | None = None) -> Tensor:
+        table = whole([getattr(one.trial, name) for one in found])
+        if silence is not None:  # what points at nothing removes nothing, here and elsewhere
+            table[silent & ~broken] = silence
+        return table
+
+    effects = trials("effects", 0.0)
+    targets = whole([one.subject.targets.cpu() for one in found], -1)
+    why = {row: errors.get(row, _INTERRUPTED) for row in range(batch) if row not in done}
+    unreadable = ex.errors if isinstance(ex, Explanation) else {}
+    nan = "the map has NaN or infinite values."
+
+    def error(b: int, t: int) -> str | None:
+        return why.get(b) or (unreadable.get(b, nan) if broken[b, t] else None)
+
+    lost, kept = trials("lost", 0.0), trials("kept", 0.0)
+    tests = {
+        "necessity": Tested(lost[..., 0], lost[..., 1:]),
+        "sufficiency": Tested(kept[..., 0], kept[..., 1:]),
+        "texture": Tested(effects[..., 0], trials("spectrum", 0.0)),
+    }
+    for name in found[0].tests:
+        some = [one for one in found if name in one.tests]
+        tests[name] = _joined([one.tests[name] for one in some], [row for one in some for row in one.rows], batch)
+    return Verdict(
+        effect=effects[..., 0],
+        null=effects[..., 1:],
+        shares=trials("shares", 0.0),
+        whole=trials("whole"),
+        scores=whole([one.subject.scores.cpu().double() for one in found]),
+        chance_scores=whole([one.chance for one in found]),
+        targets=targets,
+        target_names=[[target_name(int(t), aim.model) for t in row] for row in targets],
+        errors=[[error(b, t) for t in range(aim.count)] for b in range(batch)],
+        silent=silent.tolist(),
+        rivals={name: whole([one.trial.rivals[name] for one in found]) for name in RIVALS},
+        tests=tests,
+        names=sources.names,
+        method=ex.method if isinstance(ex, Explanation) else None,
+        model_name=aim.model.name,
+        versions=library_versions() | aim.model.versions,
+        notes=tuple(notes),
+        seed=seed,
+        budget=spending.budget,
+        forwards=sum(one.subject.forwards + len(one.rows) for one in found),
+        partial=partial,
+    )
+
+
+def _joined(parts: list[Tested], rows: list[int], batch: int) -> Tested:
+    def whole(name: str) -> Tensor | None:
+        if getattr(parts[0], name) is None:
+            return None
+        joined = torch.cat([getattr(part, name) for part in parts])
+        full = joined.new_full((batch, *joined.shape[1:]), torch.nan)
+        full[rows] = joined
+        return full
+
+    values, nulls = whole("values"), whole("nulls")
+    assert values is not None and nulls is not None
+    return Tested(values, nulls, parts[0].higher_is_better, parts[0].fractions, whole("curves"), whole("null_curves"))
