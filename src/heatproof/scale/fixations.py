@@ -146,7 +146,7 @@ def summary(rows: Sequence[Scored], seed: int = 0) -> dict[str, dict[str, Mean]]
 
 def told(mean: Mean) -> str:
     """A mean, and half the width of its interval, as the table shows them."""
-    return f"{mean.value:.3f} ±{(mean.high - mean.low) / 2:.3f}"
+    return f"{mean.value:z.3f} ±{(mean.high - mean.low) / 2:.3f}"
 
 
 def document(
