@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from heatproof.models import Model, load, wrap
     from heatproof.proof.verdict import Verdict
     from heatproof.prove import prove
-    from heatproof.tokens import textspan as textspan
     from heatproof.sanity import sanity
+    from heatproof.tokens import textspan as textspan
 
 _FACE = {
     "Explanation": "heatproof.explanation",

@@ -24,7 +24,8 @@ class Maps:
         raw: `(B, T, h, w)`, or `(B, T, 3, H, W)` for an attribution to the input's channels.
         maps: `(B, T, H, W)` where it is not `raw` resized, or summed over the channels.
         residual: `(B, T)` score minus everything accounted for.
-        ledger: rows of the relevance ledger.
+        ledger: rows of what adds up to the residual.
+        contributions: `(B, T, L, H, N)` of every token through every attention head; prefix tokens first.
         scanpath: `(B, n, 3)` predicted fixations: row, column, seconds.
         resolved: options whose default was decided by this model or batch, as the provenance says them.
     """
@@ -33,6 +34,7 @@ class Maps:
     maps: "Tensor | None" = None
     residual: "Tensor | None" = None
     ledger: list[dict[str, Any]] | None = None
+    contributions: "Tensor | None" = None
     scanpath: "Tensor | None" = None
     resolved: dict[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -157,6 +159,7 @@ _TABLE = Table(
         Row("scorecam", "cam", (*_MAP, "forwards"), "Wang et al. 2020", f"{_MASK}:ScoreCAM"),
         Row("ablationcam", "cam", (*_MAP, "forwards"), "Desai & Ramaswamy 2020", f"{_MASK}:AblationCAM"),
         Row("lrp", "relevance", ("model", "relevance"), _LRP_PAPERS, "heatproof.lrp.method:LRP"),
+        Row("textspan", "tokens", ("model", "tokens"), "Gandelsman et al. 2024", "heatproof.tokens.textspan:TextSpan"),
         Row("random", "baseline", (), "Adebayo et al. 2018", f"{_BASE}:Random"),
         Row("center", "baseline", (), "Judd et al. 2009", f"{_BASE}:Center"),
         Row("edges", "baseline", (), "Sobel & Feldman 1968; Adebayo et al. 2018", f"{_BASE}:Edges"),

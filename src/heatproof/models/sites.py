@@ -81,7 +81,7 @@ def read_shape(name: str, shape: torch.Size, batch: int, size: tuple[int, int], 
             return Site(name, "bkhw", third, fourth)
     if len(shape) == 3 and batch in shape[:2]:
         kind, count = ("bnk", shape[1]) if shape[0] == batch else ("nbk", shape[0])
-        grid = _token_grid(count, size, grids)
+        grid = token_grid(count, size, grids)
         if grid is not None:
             return Site(name, kind, *grid, prefix=count - grid[0] * grid[1])
     return None
@@ -93,7 +93,7 @@ def proportional(grid: tuple[int, int], size: tuple[int, int]) -> bool:
     return height <= size[0] and width <= size[1] and abs(height * size[1] - width * size[0]) < max(size)
 
 
-def _token_grid(count: int, size: tuple[int, int], grids: Iterable[tuple[int, int]]) -> tuple[int, int] | None:
+def token_grid(count: int, size: tuple[int, int], grids: Iterable[tuple[int, int]]) -> tuple[int, int] | None:
     """The grid that `count` tokens form: one that was seen as a feature map, else the one with the fewest prefix tokens."""
     seen = [grid for grid in grids if 0 <= count - grid[0] * grid[1] <= MAX_PREFIX and grid[0] * grid[1] > 1]
     if seen:

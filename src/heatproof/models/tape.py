@@ -52,6 +52,8 @@ class Tape:
         input_gradient: whether scores will be differentiated with respect to `x`.
         head: whether to keep what the last linear layer saw.
         watch: called with this tape to run the forward itself; it returns the scores, or None to leave it.
+        resolve: from the scores of some images, and which of the batch they are, to the targets `(b, T)`: for a `watch`
+            that is done with an image's targets before the next one has scores.
     """
 
     def __init__(
@@ -66,10 +68,13 @@ class Tape:
         input_gradient: bool = False,
         head: bool = False,
         watch: Callable[["Tape"], Tensor | None] | None = None,
+        resolve: Callable[[Tensor, slice], Tensor] | None = None,
     ) -> None:
         self.module, self.readout, self.preprocess, self.sites = shadow(module), readout, preprocess, tuple(sites)
         self.head: Head | None = None
         self.watched: Any = None
+        self.attention: Any = None
+        self.resolve = resolve
         self._outputs: dict[str, Tensor] = {}
         self._targets: Tensor | None = None
         with recording(layer_gradients or input_gradient):

@@ -38,11 +38,11 @@ class Attention:
         """Images, heads, queries, keys."""
         return *self.output.shape[:3], self.value.shape[2]
 
-    def weights(self, queries: slice = slice(None)) -> Float[Tensor, "batch heads queries keys"]:
+    def weights(self, queries: slice | Tensor = slice(None)) -> Float[Tensor, "batch heads queries keys"]:
         """`A = softmax(scale · Q Kᵀ + bias)` of some queries, computed when asked for; every row sums to 1.
 
         Args:
-            queries: which; a method that needs all of them asks for a few at a time.
+            queries: which, as a slice or indices; a method that needs all of them asks for a few at a time.
         """
         if self.given is not None:
             return self.given[:, :, queries].detach().to(at_least(self.given))
