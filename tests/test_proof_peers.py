@@ -85,7 +85,7 @@ def test_max_sensitivity_is_captums():
     def attribute(x):
         x = x[0] if isinstance(x, tuple) else x
         rows = torch.arange(2).repeat_interleave(len(x) // 2)
-        return (explain(x, rows).expand(-1, 3, -1, -1),)
+        return (explain(x, rows).repeat(1, 3, 1, 1),)
 
     def perturb(x):
         generator = seeds.generator(0)
