@@ -22,9 +22,11 @@ if TYPE_CHECKING:
     from heatproof.proof.verdict import Verdict
     from heatproof.prove import prove
     from heatproof.sanity import sanity
+    from heatproof.tokens import chili as chili
     from heatproof.tokens import textspan as textspan
 
 _FACE = {
+    "ChiliWeights": "heatproof.tokens.chili_weights",
     "Explanation": "heatproof.explanation",
     "HeatproofError": "heatproof.errors",
     "InputError": "heatproof.errors",
@@ -40,9 +42,9 @@ _FACE = {
     "wrap": "heatproof.models",
 }
 
-_ROOMS = {"lrp": "heatproof.lrp", "textspan": "heatproof.tokens.textspan"}
+_ROOMS = {"chili": "heatproof.tokens.chili", "lrp": "heatproof.lrp", "textspan": "heatproof.tokens.textspan"}
 
-__all__ = ["Explanation", "HeatproofError", "InputError", "MethodError", "Model", "ModelError", "Verdict",
+__all__ = ["ChiliWeights", "Explanation", "HeatproofError", "InputError", "MethodError", "Model", "ModelError", "Verdict",
            "explain", "load", "methods", "prove", "sanity", "wrap"]  # fmt: skip
 
 

@@ -82,7 +82,9 @@ def _targets(file: Path) -> dict[str, Any]:
     return targets
 
 
-def read_mask(path: Path, size: tuple[int, int], void: int | None = None) -> UInt8[np.ndarray, "height width"]:
+def read_mask(
+    path: Path, size: tuple[int, int], void: int | None = None, exact: bool = False
+) -> UInt8[np.ndarray, "height width"]:
     """Read a mask and bring it to a size, each pixel taking the nearest one's value.
 
     Args:
@@ -90,12 +92,13 @@ def read_mask(path: Path, size: tuple[int, int], void: int | None = None) -> UIn
             or a palette, whose indices count. Of colours, the highest channel counts.
         size: `(H, W)` wanted.
         void: a value of pixels that are neither, None if there is none.
+        exact: whether another size is an error.
 
     Returns:
         `(H, W)` with 0 for background, `OBJECT` and `LEFT_OUT`.
 
     Raises:
-        InputError: it cannot be read.
+        InputError: it cannot be read, or has another size.
     """
     try:
         with Image.open(path) as image:
@@ -108,6 +111,9 @@ def read_mask(path: Path, size: tuple[int, int], void: int | None = None) -> UIn
     except Exception as error:  # decoders raise nearly anything on damaged files
         raise InputError(f"the mask {str(path)!r} cannot be read ({error}); expected a PNG.") from error
     values = values.max(2) if values.ndim == 3 else values
+    if exact and values.shape != size:
+        came = " × ".join(map(str, values.shape))
+        raise InputError(f"the mask {str(path)!r} is {came} and its image {size[0]} × {size[1]}; expected one size.")
     classes = np.where(values == 0, 0, OBJECT).astype(np.uint8)
     if void is not None:
         classes[values == void] = LEFT_OUT

@@ -1,0 +1,118 @@
+"""From a verdict, and what was measured beside it, to what the page shows of one map."""
+
+import numpy as np
+
+from heatproof.proof.randomisation import Cascade
+from heatproof.proof.scatter import Scatter
+from heatproof.proof.similarity import MEASURES
+from heatproof.proof.verdict import Tested, Verdict
+from heatproof.report.charts import curve, distribution, points, stages
+from heatproof.report.page import Figure, Finding
+
+_HOLDS = {"supported": True, "not supported": False, "says nothing": False}
+
+_AXES = {"deletion": ("removed", "probability left"), "insertion": ("shown", "probability reached")}
+
+_SHOWN = ("spearman_abs", "ssim", "hog")
+"""Similarities that the page draws; the signed one is for maps whose signs mean something."""
+
+
+def finding(verdict: Verdict, b: int, t: int, cascade: Cascade | None = None, scatter: Scatter | None = None) -> Finding:
+    """What the page shows of one map.
+
+    Args:
+        verdict: of these maps.
+        b: which image.
+        t: which target.
+        cascade: of the method on this image and target alone, if it was run.
+        scatter: sensitivity and effect of this map's regions, if they were measured.
+
+    Returns:
+        A `Finding`: word, sentence, facts and figures.
+    """
+    state = verdict.states[b][t]
+    sentence = verdict.sentences[b][t]
+    return Finding(
+        word=f"{state[0].upper()}{state[1:]}.",
+        holds=_HOLDS.get(state),
+        sentence=f"{sentence[0].upper()}{sentence[1:]}",
+        facts=_facts(verdict, b, t) if state in ("supported", "not supported") else (),
+        figures=_figures(verdict, b, t, cascade, scatter),
+    )
+
+
+def _facts(verdict: Verdict, b: int, t: int) -> list[tuple[str, str]]:
+    null = _finite(verdict, b, t)
+    low, high = (float(end) for end in verdict.p_interval[b, t])
+    rows = [
+        ("effect", f"{float(verdict.effect[b, t]):.3g} of {float(verdict.whole[b, t]):.3g}"),
+        ("elsewhere", f"{null.mean():.3g} ± {null.std():.2g} ({len(null)} copies)" if len(null) > 1 else "–"),
+        ("p", f"{float(verdict.p_value[b, t]):.3g} ({low:.2g} to {high:.2g})"),
+    ]
+    rows += [(f"effect of {name}", f"{float(effect[b, t]):.3g}") for name, effect in verdict.rivals.items()]
+    rows += [
+        (f"p of {name}", f"{float(one.p_value[b, t]):.3g}")
+        for name, one in verdict.tests.items()
+        if one.nulls.shape[-1] and bool(one.values[b, t].isfinite())
+    ]
+    return rows
+
+
+def _finite(verdict: Verdict, b: int, t: int) -> np.ndarray:
+    null = verdict.null[b, t]
+    return null[null.isfinite()].numpy()
+
+
+def _figures(verdict: Verdict, b: int, t: int, cascade: Cascade | None, scatter: Scatter | None) -> list[Figure]:
+    figures = []
+    null = _finite(verdict, b, t)
+    if len(null) > 1 and verdict.states[b][t] in ("supported", "not supported"):
+        rivals = {name: float(effect[b, t]) for name, effect in verdict.rivals.items()}
+        figures.append(
+            Figure(
+                distribution(float(verdict.effect[b, t]), null, rivals, "score lost"),
+                "What removing the marked region costs, beside the same shape elsewhere, and beside maps that ignore the model.",
+            )
+        )
+    for name, one in verdict.tests.items():
+        if one.curves is not None and one.fractions is not None and bool(one.curves[b, t].isfinite().all()):
+            figures.append(_curve(name, one, b, t))
+    if cascade is not None:
+        figures.append(_cascade(cascade))
+    if scatter is not None:
+        figures.append(_scatter(scatter, b, t))
+    return figures
+
+
+def _curve(name: str, one: Tested, b: int, t: int) -> Figure:
+    assert one.curves is not None and one.fractions is not None
+    null = one.curves.new_zeros(0, one.curves.shape[-1]) if one.null_curves is None else one.null_curves[b, t]
+    null = null[null.isfinite().all(-1)]
+    across, up = _AXES.get(name, ("share of the image", "value"))
+    better = "higher" if one.higher_is_better else "lower"
+    drawn = curve(100 * one.fractions.numpy(), one.curves[b, t].numpy(), null.numpy(), (f"{across} (%)", up))
+    return Figure(drawn, f"{name[0].upper()}{name[1:]}: {float(one.values[b, t]):.3f}, {better} is better.")
+
+
+def _cascade(cascade: Cascade) -> Figure:
+    names = ["as learned", *(group[-1] for group in cascade.stages)]
+    series = {}
+    for measure in _SHOWN:
+        mean, spread = cascade.curve(measure)
+        series[MEASURES[measure]] = ([1.0, *mean.tolist()], [0.0, *spread.tolist()])
+    last = series[MEASURES["spearman_abs"]][0][-1]
+    return Figure(
+        stages(names, series, "similarity"),
+        f"The model forgets layer by layer, from the scores down. In the end the map is alike by {last:.2f} "
+        "(Spearman): a map that stays the same does not show what was learned.",
+    )
+
+
+def _scatter(scatter: Scatter, b: int, t: int) -> Figure:
+    there = scatter.effect[b, t].isfinite() & scatter.sensitivity[b, t].isfinite()
+    x, y = scatter.sensitivity[b, t][there].numpy(), scatter.effect[b, t][there].numpy()
+    return Figure(
+        points(x, y, ("what the map says of a region", "score lost without it")),
+        f"Every point is a region: said against done, rank correlation {float(scatter.correlation[b, t]):.2f}. Right and low is "
+        "marked without effect, left and high is effect without a mark.",
+    )
