@@ -5,7 +5,7 @@ is a head's output, `α` its attention weights and `v` its values. The text goes
 heads, not the heads' outputs forward into the embedding, so nothing larger than the contributions is ever made.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from heatproof.errors import MethodError
 from heatproof.models.sites import token_grid
 from heatproof.models.tape import Readout, recording, run
 from heatproof.tokens.attention import Attention, at_least
-from heatproof.tokens.direct_path import DirectPath, Mixed
+from heatproof.tokens.direct_path import DirectPath, Mixed, Term
 from heatproof.tokens.leaves import mark
 
 Aim = Callable[[Tensor, slice], Tensor]
@@ -130,6 +130,8 @@ def follow(module: nn.Module, readout: Callable[[nn.Module, Tensor], Tensor], x:
         mark(x, "image")
         with path:
             output = run(readout, module, x)
+    if output.grad_fn is None:
+        raise _nothing(path.terms)
     if path.unknown:
         place, seen = path.unknown[0]
         raise MethodError(
@@ -176,20 +178,25 @@ def _decompose(module: nn.Module, readout: Readout, x: Tensor, aim: Aim, minus_m
     return result
 
 
-def _stacked(found: dict[Attention, Tensor], terms: list) -> Float[Tensor, "batch layers heads tokens"]:
+def _stacked(found: dict[Attention, Tensor], terms: Sequence[Term]) -> Float[Tensor, "batch layers heads tokens"]:
     """The layers in one tensor, which they only fit if all attend over the same tokens with the same number of heads."""
     if not found:
-        last = next((term for term in reversed(terms) if term.part == "mlp"), None)
-        why = f" What it reads comes out of the nonlinear part that ends in {last.place!r}." if last else ""
-        raise MethodError(
-            f"no attention writes to this score along a linear path, so there are no tokens to decompose it by.{why} textspan "
-            "needs a vision transformer with a residual stream; gradcam and lrp take any network."
-        )
+        raise _nothing(terms)
     shapes = {(value.shape[1], value.shape[2]): attention.place for attention, value in found.items()}
     if len(shapes) > 1:
         said = ", ".join(f"{place!r} has {heads} heads over {tokens} tokens" for (heads, tokens), place in shapes.items())
         raise MethodError(f"the layers do not attend alike ({said}); textspan needs the same heads and tokens in every layer.")
     return torch.stack(list(found.values()), 1)
+
+
+def _nothing(terms: Sequence[Term]) -> MethodError:
+    """The error for a score that no attention writes to."""
+    last = next((term for term in reversed(terms) if term.part == "mlp"), None)
+    why = f" What it reads comes out of the nonlinear part that ends in {last.place!r}." if last else ""
+    return MethodError(
+        f"no attention writes to this score along a linear path, so there are no tokens to decompose it by.{why} textspan "
+        "needs a vision transformer with a residual stream; gradcam and lrp take any network."
+    )
 
 
 def _check(found: Decomposition, several: bool) -> None:

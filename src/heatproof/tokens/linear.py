@@ -22,6 +22,14 @@ KEEPS = frozenset(
 )
 """Linear in their first argument, whatever the others are."""
 
+LIKE = frozenset({"to", "type_as", "view_as", "expand_as", "reshape_as"})
+"""Of a second tensor they only take the shape, the type or the device."""
+
+FRESH = frozenset(
+    """zeros_like ones_like full_like empty_like rand_like randn_like new_zeros new_ones new_full new_empty new_tensor""".split()
+)
+"""What comes out depends on no values at all."""
+
 AFFINE = frozenset({"conv1d", "conv2d", "conv3d", "batch_norm", "pad"})
 """Linear in their first argument up to a constant: what they return for zeros."""
 
@@ -64,6 +72,8 @@ def handle(path: "DirectPath", func: Any, args: tuple, kwargs: dict) -> Any:
     if states <= {None}:
         return func(*args, **kwargs)
     name = operation(func)
+    if name in FRESH or (name in LIKE and args and state(args[0]) is None):
+        return func(*changed(args, Tensor.detach), **changed(kwargs, Tensor.detach))
     bare = _bare(name)
     if "direct" not in states:
         return _cut(path, func, name, args, kwargs, states)
@@ -107,14 +117,14 @@ def _nonlinear(path: "DirectPath", func: Any, name: str, args: tuple, kwargs: di
     return y
 
 
-def _only_first(args: tuple, kwargs: dict) -> bool:
+def _only_first(args: tuple, kwargs: dict, name: str = "") -> bool:
     """Whether the first argument is direct and all others are constants."""
-    rest = tensors(args[1:], kwargs)
+    rest = [] if name in LIKE else tensors(args[1:], kwargs)
     return bool(args) and state(args[0]) == "direct" and not any(state(t) for t in rest)
 
 
 def _keep(path: "DirectPath", func: Any, name: str, args: tuple, kwargs: dict) -> Any:
-    return func(*args, **kwargs) if _only_first(args, kwargs) else NotImplemented
+    return func(*args, **kwargs) if _only_first(args, kwargs, name) else NotImplemented
 
 
 def _join(path: "DirectPath", func: Any, name: str, args: tuple, kwargs: dict) -> Any:
