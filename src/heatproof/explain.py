@@ -167,8 +167,6 @@ def _record(
     model: Model, x: Tensor, chosen: dict[str, Method], needs: set[str], layer: Any, resolve: Callable[[Tensor, slice], Tensor]
 ) -> Tape:
     x = x.to(*placement(model.module))
-    # the only reader of this forward may watch it, instead of running another
-    readers = [one for name, one in chosen.items() if "model" in methods()[name].needs]
     return Tape(
         model.module,
         model.readout,
@@ -178,9 +176,19 @@ def _record(
         layer_gradients="layer gradient" in needs,
         input_gradient="input gradient" in needs,
         head="head" in needs,
-        watch=getattr(readers[0], "watch", None) if len(readers) == 1 else None,
+        watch=_watch(chosen, needs),
         resolve=resolve,
+        prompt=model.prompt_column if model.takes_prompts and model.tokenizer is not None else None,
     )
+
+
+def _watch(chosen: dict[str, Method], needs: set[str]) -> Any:
+    """The only reader of a forward may watch it, instead of running another; all methods that read attention are one."""
+    readers = [name for name in chosen if "model" in methods()[name].needs]
+    if len(readers) > 1 and needs - {"model", "attention", "attention gradient"}:
+        return None
+    # whoever asks for most watches for all
+    return getattr(chosen[max(readers, key=lambda name: len(methods()[name].needs))], "watch", None) if readers else None
 
 
 def _take(found: _Collected, tape: Tape | _Scene, chosen: dict[str, Method], rows: Sequence[int]) -> None:

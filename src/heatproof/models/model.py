@@ -114,6 +114,11 @@ class Model:
             classifier = torch.nn.functional.normalize(embedding.float(), dim=-1).T.contiguous()
         return replace(self, labels=tuple(texts), readout=replace(self.readout, classifier=classifier))
 
+    def prompt_column(self, prompt: str) -> Float[Tensor, "embedding"]:
+        """A text's embedding of length one: the classifier's column for that text."""
+        classifier = self.with_prompts([prompt]).readout.classifier
+        return classifier[:, 0]
+
     def survey(self, x: Float[Tensor, "batch 3 height width"]) -> Survey:
         """Which layers are maps for inputs of this size; asked of the network once."""
         surveys = _SURVEYS.setdefault(self.module, {})

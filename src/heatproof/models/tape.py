@@ -54,6 +54,7 @@ class Tape:
         watch: called with this tape to run the forward itself; it returns the scores, or None to leave it.
         resolve: from the scores of some images, and which of the batch they are, to the targets `(b, T)`: for a `watch`
             that is done with an image's targets before the next one has scores.
+        prompt: from a text to the column of the classifier that it is, `(d,)`; None where there is no text encoder.
     """
 
     def __init__(
@@ -69,8 +70,10 @@ class Tape:
         head: bool = False,
         watch: Callable[["Tape"], Tensor | None] | None = None,
         resolve: Callable[[Tensor, slice], Tensor] | None = None,
+        prompt: Callable[[str], Tensor] | None = None,
     ) -> None:
         self.module, self.readout, self.preprocess, self.sites = shadow(module), readout, preprocess, tuple(sites)
+        self.source, self.prompt = module, prompt  # the user's module is never run: what is remembered of it hangs on it
         self.head: Head | None = None
         self.watched: Any = None
         self.attention: Any = None
