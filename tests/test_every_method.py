@@ -17,7 +17,7 @@ every_method = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 
 def net_for(row):
     """A network that the method fits."""
-    return seeded(GapNet if "head" in row.needs else TinyViT if "tokens" in row.needs else HeadNet)
+    return seeded(GapNet if "head" in row.needs else TinyViT if row.family == "tokens" else HeadNet)
 
 
 def run(row, model, x, **more):
@@ -151,7 +151,7 @@ def test_real_weights_on_a_real_photo(row, photo):
     options = {name: value for name, value in {"steps": 8, "samples": 2}.items() if name in row.options}
     if row.name == "scorecam":
         options["layer"] = "_blocks.1"  # 24 channels; the last layer's 1280 take one forward each
-    if "tokens" in row.needs:
+    if row.family == "tokens":
         with pytest.raises(hp.MethodError, match="vision transformer"):
             hp.explain(model, path, method=row.name, **options)
         return
