@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
 import typer
 
 from heatproof.bench_segmentation import segmentation
+from heatproof.cli_prove import prove
 from heatproof.errors import HeatproofError, InputError, MethodError
 
 if TYPE_CHECKING:
@@ -118,6 +119,9 @@ def explain(
             print()
         print_table(("image", "method", "target", "score", "layer", "file"), [row for record in done for row in _rows(record)])
     return 1 if failed else 0
+
+
+app.command()(prove)
 
 
 @app.command()

@@ -1,13 +1,13 @@
 """`prove()`: the one way from (model, images, maps) to a `Verdict`. It fetches what the proof compares a map with."""
 
 import contextlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from heatproof.aim import Aim
 from heatproof.errors import InputError, ModelError
 from heatproof.explain import chunks, explain, library_versions, target_name
 from heatproof.explanation import Explanation
@@ -15,14 +15,12 @@ from heatproof.images import Sources
 from heatproof.models import wrap
 from heatproof.models.model import Model, stack
 from heatproof.models.tape import recording
-from heatproof.models.targets import check_targets, resolve_targets, strings_in
+from heatproof.models.targets import check_targets
+from heatproof.proof.examination import Examination, examine
 from heatproof.proof.interventions import Test
-from heatproof.proof.maps import says_nothing, take_maps
-from heatproof.proof.placements import placements
-from heatproof.proof.plan import Plan, by_name, fitted, plan
-from heatproof.proof.regions import PARTS, marked, mass
+from heatproof.proof.maps import take_maps
+from heatproof.proof.plan import Plan, by_name, plan
 from heatproof.proof.subject import Subject
-from heatproof.proof.trial import Trial, run_trial
 from heatproof.proof.verdict import Tested, Verdict
 
 RIVALS = ("center", "edges", "spectral-residual")
@@ -32,7 +30,7 @@ _INTERRUPTED = "the run was interrupted before this image."
 
 
 def prove(
-    model: Model | nn.Module,
+    model: Model | nn.Module | None,
     images: Any,
     ex: Any,
     tests: Any = None,
@@ -81,19 +79,6 @@ def prove(
         return _prove(model, images, ex, by_name(tests), budget, seed, target, progress)
 
 
-@dataclass
-class _Rows:
-    """What was found for the images of one chunk."""
-
-    rows: list[int]
-    subject: Subject
-    trial: Trial
-    broken: Tensor
-    silent: Tensor
-    chance: Tensor
-    tests: dict[str, Tested] = field(default_factory=dict)
-
-
 def _prove(
     model: Any,
     images: Any,
@@ -110,10 +95,10 @@ def _prove(
     spending = plan(budget, len(tests), len(RIVALS))
     sources = Sources.of(images)
     check_targets(target, len(sources))
-    aim = _Aim.of(model, ex, target)
+    aim = Aim.of(model, ex, target)
     model = aim.model
     values, broken = _values(ex, len(sources), aim.count)
-    found: list[_Rows] = []
+    found: list[Examination] = []
     errors: dict[int, str] = {}
     notes: list[str] = []
     partial = False
@@ -131,7 +116,9 @@ def _prove(
             subject = Subject(model, x, aim.targets(model.scores(x), rows), progress=progress)
             intake = take_maps(values[rows], len(rows), aim.count, subject.size)
             notes += [remark for remark in intake.remarks if remark not in notes]
-            one = _examine(subject, rows, intake.maps, broken[rows], spending, tests, seed)
+            ignorant: Any = explain(None, subject.pixels.cpu(), list(RIVALS))
+            rivals = {name: other.maps.expand_as(intake.maps) for name, other in ignorant.items()}
+            one = examine(subject, rows, intake.maps, broken[rows], rivals, spending, tests, seed)
         except KeyboardInterrupt:
             if not found:
                 raise
@@ -143,69 +130,10 @@ def _prove(
             break
     if not found:
         raise InputError(next(iter(errors.values())))
-    return _verdict(ex, sources, aim, found, errors, [*aim.notes(found), *notes], spending, seed, partial)
-
-
-@dataclass(frozen=True)
-class _Aim:
-    """Which scores are in question, and the model that has them as classes."""
-
-    model: Model
-    asked: Any
-    explained: Tensor | None
-    scores: Tensor | None
-    source: str | None
-    count: int
-
-    @classmethod
-    def of(cls, model: Model, ex: Any, target: Any) -> "_Aim":
-        own = ex if isinstance(ex, Explanation) else None
-        if own is not None and model.takes_prompts and target is None and own.target_names is not None:
-            # the classes of an image-text model are texts, whatever number they had when the map was made
-            target = [[None if name == "unreadable" else name for name in row] for row in own.target_names]
-            own = None
-        if model.takes_prompts:
-            known = model.labels or ()
-            new = [text for text in strings_in(target) if text not in known]
-            model = model.with_prompts([*known, *new]) if new else model
-        explained = None if own is None else own.targets
-        asked = target.tolist() if hasattr(target, "tolist") else target
-        nested = isinstance(asked, list | tuple) and len(asked) and isinstance(asked[0], list | tuple)
-        count = explained.shape[1] if explained is not None else len(asked[0]) if nested else 1
-        scores = None if not isinstance(ex, Explanation) else ex.scores
-        return cls(model, asked, explained, scores, ex.model_name if isinstance(ex, Explanation) else None, count)
-
-    def targets(self, scores: Tensor, rows: list[int]) -> Tensor:
-        """`(n, T)` class indices."""
-        if self.explained is None:
-            return resolve_targets(self.asked, scores, self.model.labels, rows)
-        explained = self.explained[rows].to(scores.device)
-        top = scores.argmax(1, keepdim=True).expand_as(explained)  # where the explanation has no map there is no target
-        if self.asked is None:
-            return torch.where(explained < 0, top, explained)
-        asked = resolve_targets(self.asked, scores, self.model.labels, rows)
-        if asked.shape != explained.shape or ((asked != explained) & (explained >= 0)).any():
-            names = [target_name(int(one), self.model) for one in explained[0]]
-            raise InputError(
-                f"target= is not what the explanation explains ({', '.join(names)} for image {rows[0]}); leave target= out, or "
-                "explain the images with that target."
-            )
-        return asked
-
-    def notes(self, found: list[_Rows]) -> list[str]:
-        """What speaks against these being the images and the model that the maps were made from."""
-        said = []
-        if self.source is not None and self.source != self.model.name:
-            said.append(f"the maps were made from {self.source}, and {self.model.name} is asked.")
-        if self.scores is not None:
-            before = torch.cat([self.scores[one.rows] for one in found]).double()
-            now = torch.cat([one.subject.scores.cpu() for one in found]).double()
-            spread = torch.cat([one.subject.all_scores.cpu() for one in found]).double().std().nan_to_num(0.0)
-            if before.shape == now.shape and ((before - now).abs() > 0.05 * spread + 1e-3 * now.abs()).any():
-                said.append(
-                    "the scores differ from those in the explanation; are these the images and the model it was made from?"
-                )
-        return said
+    read = [row for one in found for row in one.rows]
+    scores, every = (torch.cat([getattr(one.subject, name).cpu() for one in found]) for name in ("scores", "all_scores"))
+    notes = [*aim.notes(read, scores, every), *notes]
+    return _verdict(ex, sources, aim, found, errors, notes, spending, seed, partial)
 
 
 def _values(ex: Any, batch: int, targets: int) -> tuple[Tensor, Tensor]:
@@ -223,59 +151,11 @@ def _values(ex: Any, batch: int, targets: int) -> tuple[Tensor, Tensor]:
     return take_maps(whole, batch, targets, size).maps, ~finite.reshape(batch, targets, -1).all(2)
 
 
-def _examine(
-    subject: Subject,
-    rows: list[int],
-    maps: Tensor,
-    broken: Tensor,
-    spending: Plan,
-    tests: Mapping[str, tuple[Test, bool]],
-    seed: int,
-) -> _Rows:
-    silent = says_nothing(maps) | (mass(maps).sum((2, 3)) <= 0)
-    valid = ~(silent | broken)
-    ignorant: Any = explain(None, subject.pixels.cpu(), list(RIVALS))
-    rivals = {name: one.maps.expand_as(maps) for name, one in ignorant.items()}
-    trial = run_trial(subject, maps, valid, spending.copies, spending.textures, rivals, seed)
-    blank = subject.scores.cpu().double() - trial.whole
-    average = subject.all_scores.double().mean(1, keepdim=True).cpu().expand_as(blank)
-    # with a single class its own score would be the average
-    chance = torch.maximum(blank, average) if subject.all_scores.shape[1] > 1 else blank
-    found = _Rows(rows, subject, trial, broken, silent, chance)
-    if trial.complete:
-        try:
-            for name, (test, elastic) in tests.items():
-                found.tests[name] = _run(test, elastic, subject, maps, valid, spending, seed)
-        except KeyboardInterrupt:
-            trial.complete = False
-    return found
-
-
-def _run(test: Test, elastic: bool, subject: Subject, maps: Tensor, valid: Tensor, spending: Plan, seed: int) -> Tested:
-    """A single test of the maps and of copies on a lattice of their own."""
-    test, copies = fitted(test, elastic, subject, spending.per_test, spending.copies)
-    every = maps[:, :, None].repeat(1, 1, 1 + copies, 1, 1)
-    for b, t in valid.nonzero().tolist():
-        for k, place in enumerate(placements(marked(maps[b, t], PARTS[-1]), copies, seed) if copies else ()):
-            every[b, t, 1 + k] = place(maps[b, t])
-    result = test(subject, every)
-    values = torch.where(valid[..., None], result.values.cpu().double(), torch.nan)
-    curves = None if result.curves is None else torch.where(valid[..., None, None], result.curves.cpu().double(), torch.nan)
-    return Tested(
-        values[..., 0],
-        values[..., 1:],
-        result.higher_is_better,
-        None if result.fractions is None else result.fractions.cpu().double(),
-        None if curves is None else curves[:, :, 0],
-        None if curves is None else curves[:, :, 1:],
-    )
-
-
 def _verdict(
     ex: Any,
     sources: Sources,
-    aim: _Aim,
-    found: list[_Rows],
+    aim: Aim,
+    found: list[Examination],
     errors: dict[int, str],
     notes: list[str],
     spending: Plan,
@@ -285,11 +165,7 @@ def _verdict(
     batch, done = len(sources), [row for one in found for row in one.rows]
 
     def whole(parts: list[Tensor], fill: float = torch.nan) -> Tensor:
-        """All images in their order; rows that nothing was found for are filled."""
-        rows = torch.cat(parts)
-        full = rows.new_full((batch, *rows.shape[1:]), fill)
-        full[done] = rows
-        return full
+        return _in_order(parts, done, batch, fill)
 
     silent, broken = (whole([getattr(one, name).float() for one in found], 0).bool() for name in ("silent", "broken"))
 
@@ -342,15 +218,18 @@ def _verdict(
     )
 
 
-def _joined(parts: list[Tested], rows: list[int], batch: int) -> Tested:
-    def whole(name: str) -> Tensor | None:
-        if getattr(parts[0], name) is None:
-            return None
-        joined = torch.cat([getattr(part, name) for part in parts])
-        full = joined.new_full((batch, *joined.shape[1:]), torch.nan)
-        full[rows] = joined
-        return full
+def _in_order(parts: list[Tensor], rows: list[int], batch: int, fill: float = torch.nan) -> Tensor:
+    """All images in their order; rows that nothing was found for are filled."""
+    found = torch.cat(parts)
+    full = found.new_full((batch, *found.shape[1:]), fill)
+    full[rows] = found
+    return full
 
-    values, nulls = whole("values"), whole("nulls")
-    assert values is not None and nulls is not None
-    return Tested(values, nulls, parts[0].higher_is_better, parts[0].fractions, whole("curves"), whole("null_curves"))
+
+def _joined(parts: list[Tested], rows: list[int], batch: int) -> Tested:
+    def whole(name: str) -> Any:
+        found = [getattr(part, name) for part in parts]
+        return None if found[0] is None else _in_order(found, rows, batch)
+
+    first = parts[0]
+    return Tested(whole("values"), whole("nulls"), first.higher_is_better, first.fractions, whole("curves"), whole("null_curves"))

@@ -180,7 +180,7 @@ class Verdict:
     def to_json(self) -> str:
         """Everything as one JSON document: what is stored, and p-values, states, sentences and table besides."""
         tensors, header = self._parts()
-        document = {name: tensor.tolist() for name, tensor in tensors.items() if "/" not in name}
+        document: dict[str, Any] = {name: tensor.tolist() for name, tensor in tensors.items() if "/" not in name}
         document |= {key: value for key, value in header.items() if key not in ("higher", "rivals", "tests")}
         document["rivals"] = {name: tensor.tolist() for name, tensor in self.rivals.items()}
         document["tests"] = {

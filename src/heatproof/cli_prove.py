@@ -1,0 +1,127 @@
+"""The command `heatproof prove`. Thin: torch is imported inside, as in cli.py."""
+
+import contextlib
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from heatproof.errors import InputError, MethodError
+
+if TYPE_CHECKING:
+    from heatproof.proof.verdict import Verdict
+
+
+def prove(
+    images: Annotated[list[str], typer.Argument(help="Image files, folders, or quoted patterns such as 'photos/**/*.jpg'.")],
+    model: Annotated[str | None, typer.Option(help="A name that `heatproof models` lists. Default: efficientnet-lite0.")] = None,
+    method: Annotated[
+        list[str] | None, typer.Option(help="Names that `heatproof methods` lists, repeated or with commas. Default: gradcam.")
+    ] = None,
+    target: Annotated[
+        list[str] | None,
+        typer.Option(help="Labels (tabby) or class indices, repeated or with commas; prompts. Default: the top score."),
+    ] = None,
+    layer: Annotated[list[str] | None, typer.Option(help="Layers by name. Default: the last spatial features.")] = None,
+    weights: Annotated[Path | None, typer.Option(help="Weights for the model: safetensors, or a torch state dict.")] = None,
+    prompt: Annotated[list[str] | None, typer.Option(help="A text that is a class of an image-text model; repeat it.")] = None,
+    option: Annotated[list[str] | None, typer.Option(help="An option of the methods, as in steps=64; repeat it.")] = None,
+    test: Annotated[
+        list[str] | None, typer.Option(help="Single tests besides, repeated or with commas. Default: deletion,insertion.")
+    ] = None,
+    budget: Annotated[int | None, typer.Option(help="Forwards per map; more make p finer. Default: 400.", min=1)] = None,
+    seed: Annotated[int, typer.Option(help="Of the copies that a map is compared with.", min=0)] = 0,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="The file to write to: .json, or .safetensors for a single method.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")] = False,
+) -> int:
+    """Cross-examine maps: is the score lost with what they point at, more than with the same shape elsewhere?"""
+    from heatproof.cli import _DEFAULT_MODEL, _aim, _check_types, _names, _option
+    from heatproof.console import Voice, print_json, print_table
+    from heatproof.methods import build, methods
+
+    names = _names(method or ["gradcam"])
+    rows = [methods()[name] for name in names]  # says at once if one does not exist
+    if not rows:
+        raise MethodError("--method names no method; `heatproof methods` lists them all.")
+    _check_out(out, names)
+    options = dict(_option(text) for text in option or ())
+    with Voice() as voice, contextlib.redirect_stdout(sys.stderr):  # stdout is for the result alone
+        voice.work("importing torch")
+        from heatproof.explain import explain
+        from heatproof.files import expand
+        from heatproof.proof.plan import BUDGET, by_name, plan
+        from heatproof.prove import RIVALS
+        from heatproof.prove import prove as examine
+
+        _check_types([row.kind() for row in rows], options)
+        build(names, options)  # says if none of them knows an option
+        tests = None if test is None else _names(test)
+        plan(budget, len(by_name(tests)), len(RIVALS))  # likewise of the tests and the budget
+        voice.work(f"loading {model or _DEFAULT_MODEL}")
+        aimed, targets = _aim(model or _DEFAULT_MODEL, weights, prompt or [], target or [])
+        paths, missing = expand(images)
+        for text in missing.values():
+            voice.say(text)
+        if not paths:
+            return 1
+        voice.work("explaining")
+        asked = None if targets is None else [targets] * len(paths)
+        layers = layer[0] if layer and len(layer) == 1 else layer or None
+        explanations: Any = explain(aimed, [str(path) for path in paths], names, asked, layers, **options)
+        voice.work("proving", (budget or BUDGET) * len(names) * len(paths) * len(targets or [0]))
+
+        def step(count: int) -> None:
+            for _ in range(count):
+                voice.step()
+
+        verdicts: dict[str, Verdict] = {}
+        for name, one in explanations.items():
+            aim = asked if one.targets is None else None
+            verdicts[name] = examine(aimed, [str(path) for path in paths], one, tests, budget, seed, target=aim, progress=step)
+            if verdicts[name].partial:
+                break
+        if out is not None:
+            _write(verdicts, out)
+    if as_json:
+        document = {name: json.loads(one.to_json()) for name, one in verdicts.items()}
+        print_json({"model": aimed.name, "failed": missing, "verdicts": document})
+    else:
+        print_table(("image", "method", "target", "p", "verdict"), [row for pair in verdicts.items() for row in _rows(*pair)])
+    for note in dict.fromkeys(note for one in verdicts.values() for note in one.notes):
+        voice.say(f"note: {note}")
+    if any(one.partial for one in verdicts.values()):
+        return 130
+    unreadable = any(int(t) < 0 for one in verdicts.values() for t in one.targets[:, 0])
+    return 1 if missing or unreadable else 0
+
+
+def _check_out(out: Path | None, names: list[str]) -> None:
+    if out is None or out.suffix.lower() == ".json" or (out.suffix.lower() == ".safetensors" and len(names) == 1):
+        return
+    raise InputError(f"-o {str(out)!r}: expected a file ending in .json, or in .safetensors for a single method.")
+
+
+def _write(verdicts: "dict[str, Verdict]", out: Path) -> None:
+    if out.suffix.lower() == ".safetensors" or len(verdicts) == 1:
+        next(iter(verdicts.values())).save(out)
+        return
+    from heatproof.explanation import written_whole
+
+    try:
+        with written_whole(out) as temporary:
+            documents = ", ".join(f"{json.dumps(name)}: {one.to_json()}" for name, one in verdicts.items())
+            Path(temporary).write_text(f"{{{documents}}}", "utf-8")
+    except OSError as error:
+        raise InputError(f"the verdicts cannot be written to {str(out)!r} ({error}); choose another place.") from error
+
+
+def _rows(name: str, verdict: "Verdict") -> list[tuple[Any, ...]]:
+    return [
+        (verdict.names[b], name, verdict.target_names[b][t], float(verdict.p_value[b, t]), verdict.sentences[b][t])
+        for b in range(len(verdict.effect))
+        for t in range(verdict.effect.shape[1])
+    ]
