@@ -84,7 +84,7 @@ def token_contributions(
 ) -> Float[Tensor, "batch heads tokens"]:
     """`Σ_q α[q,i] ⟨U[q], v_i⟩`, over those queries alone that the score reads: the class token's, or those of all tokens."""
     kind = at_least(attention.value)
-    rows = torch.linalg.vector_norm(gradient, torch.inf, -1).amax((0, 1)).nonzero()[:, 0]
+    rows = gradient.abs().sum((0, 1, 3)).nonzero()[:, 0]
     onto_values = gradient[:, :, rows].to(kind) @ attention.value.to(kind).transpose(-1, -2)
     return (attention.weights(rows) * onto_values).sum(2)
 
