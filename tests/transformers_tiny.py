@@ -153,10 +153,10 @@ def open_clip_clip() -> Case:
     return Case(net, (48, 80), (3, 5), 1, list(v.transformer.resblocks), end)
 
 
-def open_clip_siglip() -> Case:
+def open_clip_siglip(size: tuple[int, int] = (48, 80)) -> Case:
     import open_clip
 
-    vision = {"image_size": (48, 80), "timm_model_name": "vit_base_patch16_siglip_224", "timm_model_pretrained": False,
+    vision = {"image_size": size, "timm_model_name": "vit_base_patch16_siglip_224", "timm_model_pretrained": False,
               "timm_pool": "map", "timm_proj": "none"}  # fmt: skip
     text = TEXT | {"no_causal_mask": True, "proj_bias": True, "pool_type": "last"}
 
@@ -165,7 +165,7 @@ def open_clip_siglip() -> Case:
 
         made = vision_transformer.VisionTransformer
         vision_transformer.VisionTransformer = lambda **options: made(
-            **(options | TIMM | {"img_size": (48, 80)})
+            **(options | TIMM | {"img_size": size})
         )  # open_clip passes no sizes on
         try:
             return open_clip.CustomTextCLIP(48, vision, text, init_logit_bias=-10)
@@ -177,12 +177,14 @@ def open_clip_siglip() -> Case:
     return Case(net, (48, 80), (3, 5), 0, list(trunk.blocks), lambda z, c: _similar(trunk.attn_pool(z), c), pooled=True)
 
 
-def open_clip_coca() -> Case:
+def open_clip_coca(size: tuple[int, int] = (48, 80)) -> Case:
     import open_clip
 
     pooler = {"attentional_pool": True, "attn_pooler_heads": 2, "attn_pooler_queries": 4, "output_tokens": True}
     text = TEXT | {"embed_cls": True, "output_tokens": True}
-    net = lively(lambda: open_clip.CoCa(32, TEXT | {"mlp_ratio": 4, "attn_pooler_heads": 2}, text, VISION | pooler))
+    net = lively(
+        lambda: open_clip.CoCa(32, TEXT | {"mlp_ratio": 4, "attn_pooler_heads": 2}, text, VISION | pooler | {"image_size": size})
+    )
     v = net.visual
     end = lambda z, c: _similar(v.ln_post(v.attn_pool(z))[:, 0] @ v.proj, c)  # noqa: E731
     return Case(net, (48, 80), (3, 5), 1, list(v.transformer.resblocks), end, pooled=True)

@@ -201,7 +201,7 @@ class Tap(TorchFunctionMode):
 
     def _note(self, one: torch.Size, other: torch.Size) -> None:
         seen = f"products of {tuple(one)} and {tuple(other)} for {self.images} image(s)"
-        self._grouped.append((self.place, f"{seen}: tokens attend within groups, or along another axis"))
+        self._grouped.append((self.place, f"{seen}: tokens attend within groups or along another axis, or heads are mixed"))
 
 
 class _Again:
