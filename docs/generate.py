@@ -1,14 +1,16 @@
 """Write the parts of the documentation that come from the registry: `python docs/generate.py`, or `make docs`.
 
-README.md and docs/methods.md have markers; what stands between them is made here from `heatproof.methods()` and the
-methods' own docstrings. `tests/test_docs.py` fails while a file is stale.
+README.md, docs/methods.md and docs/interventions.md have markers; what stands between them is made here from
+`heatproof.methods()`, the table of interventions, and the docstrings of both. `tests/test_docs.py` fails while a file is stale.
 """
 
+import dataclasses
 import inspect
 import re
 from pathlib import Path
 
 import heatproof as hp
+from heatproof.proof.battery import OF_METHODS, TESTS, markdown
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -34,6 +36,15 @@ def reference() -> str:
     return "\n\n".join(parts)
 
 
+def interventions() -> str:
+    """Every intervention's docstring, with its options and their defaults."""
+    parts = []
+    for name, kind in (TESTS | OF_METHODS).items():
+        options = ", ".join(f"`{f.name}={f.default!r}`" for f in dataclasses.fields(kind))
+        parts.append(f"### `{name}`\n\n{_blocks(inspect.getdoc(kind) or '')}\n\nOptions: {options}.")
+    return "\n\n".join(parts)
+
+
 def _blocks(text: str) -> str:
     """A docstring as Markdown: its `Args:`, `Returns:` and `Raises:` blocks become paragraphs and lists."""
     lines = []
@@ -53,10 +64,11 @@ def _blocks(text: str) -> str:
 def pages() -> dict[Path, str]:
     """Each generated file, and what it should hold."""
     table = hp.methods().markdown()
-    readme, methods = ROOT / "README.md", ROOT / "docs" / "methods.md"
+    readme, methods, proof = ROOT / "README.md", ROOT / "docs" / "methods.md", ROOT / "docs" / "interventions.md"
     return {
         readme: between(readme.read_text("utf-8"), "methods", table),
         methods: between(between(methods.read_text("utf-8"), "methods", table), "reference", reference()),
+        proof: between(between(proof.read_text("utf-8"), "tests", markdown()), "reference", interventions()),
     }
 
 

@@ -121,7 +121,7 @@ class Deletion(_Sweep):
     Misleads by what the model makes of half-removed images, which it never saw: a map of scattered pixels destroys
     the image soonest and scores well whatever it shows. Compare with `road`, and with null maps of the same texture.
 
-    Paper: Petsiuk, Das, Saenko 2018, "RISE: Randomized Input Sampling for Explanation", section 4.2.
+    Paper: Petsiuk, Das, Saenko 2018, "RISE: Randomized Input Sampling for Explanation".
     """
 
     name: ClassVar[str] = "deletion"
@@ -151,7 +151,7 @@ class Insertion(_Sweep):
     Misleads where the blurred image is recognised already: then every map scores well. Smooth maps are favoured, as
     connected pixels show more than scattered ones.
 
-    Paper: Petsiuk, Das, Saenko 2018, "RISE: Randomized Input Sampling for Explanation", section 4.2.
+    Paper: Petsiuk, Das, Saenko 2018, "RISE: Randomized Input Sampling for Explanation".
     """
 
     name: ClassVar[str] = "insertion"
@@ -234,7 +234,7 @@ class PixelFlipping:
     Misleads like deletion: overwritten regions are evidence of their own. With L regions of few pixels only the very
     top of the map is judged.
 
-    Paper: Samek et al. 2017, "Evaluating the Visualization of What a Deep Neural Network Has Learned", equation 12
+    Paper: Samek et al. 2017, "Evaluating the Visualization of What a Deep Neural Network Has Learned"
     (9×9 pixels, L = 100, uniform random values, 10 repeats).
     """
 

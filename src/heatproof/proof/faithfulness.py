@@ -65,7 +65,7 @@ class Infidelity:
 
     Misleads across images and models: the unit is the model's. Where no square matters, every map is faithful.
 
-    Paper: Yeh et al. 2019, "On the (In)fidelity and Sensitivity of Explanations", definition 2.1 and section 3.1, with the
+    Paper: Yeh et al. 2019, "On the (In)fidelity and Sensitivity of Explanations", definition 2.1, with the
     perturbation `I = x − x without the square` and the map as `φ ⊙ I`: contributions, not derivatives.
     """
 
@@ -139,7 +139,7 @@ class SensitivityN:
     Misleads for large n, where every set leaves a ruin of the image, and with few samples: a correlation of 48 pairs
     has a standard error of 0.15.
 
-    Paper: Ancona et al. 2018, "Towards better understanding of gradient-based attribution methods", definition in section 4.
+    Paper: Ancona et al. 2018, "Towards better understanding of gradient-based attribution methods".
     """
 
     name: ClassVar[str] = "sensitivity-n"

@@ -62,7 +62,7 @@ class Zero(Picture):
 
     Misleads where the network takes a flat patch of any colour for evidence, or the object has that colour.
 
-    Paper: Petsiuk, Das, Saenko 2018, "RISE", section 4.2 (deletion).
+    Paper: Petsiuk, Das, Saenko 2018, "RISE" (deletion).
     """
 
     name: ClassVar[str] = "zero"
@@ -107,7 +107,7 @@ class Blur(Picture):
 
     Misleads where coarse shapes or colours are the evidence: at the default they survive.
 
-    Paper: Petsiuk, Das, Saenko 2018, "RISE", section 4.2 (insertion starts from it; 11 pixels, σ = 5).
+    Paper: Petsiuk, Das, Saenko 2018, "RISE" (insertion starts from it; 11 pixels, σ = 5).
     """
 
     name: ClassVar[str] = "blur"
@@ -135,7 +135,7 @@ class Noise(Picture):
 
     Misleads by edges and textures that no photo has.
 
-    Paper: Samek et al. 2017, "Evaluating the Visualization of What a Deep Neural Network Has Learned", section III-C.
+    Paper: Samek et al. 2017, "Evaluating the Visualization of What a Deep Neural Network Has Learned".
     """
 
     name: ClassVar[str] = "noise"
@@ -161,7 +161,7 @@ class Linear(Infill):
 
     Misleads where the surroundings continue the object: a hole in a uniform object is filled with the object.
 
-    Paper: Rong et al. 2022, "A Consistent and Efficient Evaluation Strategy for Attribution Methods", section 4.
+    Paper: Rong et al. 2022, "A Consistent and Efficient Evaluation Strategy for Attribution Methods".
     """
 
     name: ClassVar[str] = "linear"

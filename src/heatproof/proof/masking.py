@@ -61,7 +61,7 @@ class AverageDrop(_Through):
 
     Misleads in favour of maps that show nearly everything: a constant 1 with one pixel of 0 drops nothing.
 
-    Paper: Chattopadhay et al. 2018, "Grad-CAM++", section 4.1.
+    Paper: Chattopadhay et al. 2018, "Grad-CAM++" (its objective evaluation).
     """
 
     name: ClassVar[str] = "average-drop"
@@ -87,7 +87,7 @@ class AverageIncrease(_Through):
 
     Misleads like average drop: maps that leave out only a little distracting background win.
 
-    Paper: Chattopadhay et al. 2018, "Grad-CAM++", section 4.1.
+    Paper: Chattopadhay et al. 2018, "Grad-CAM++" (its objective evaluation).
     """
 
     name: ClassVar[str] = "average-increase"
@@ -101,7 +101,7 @@ class AverageIncrease(_Through):
 def win(drops: Float[Tensor, "*images"], others: Float[Tensor, "*images"]) -> float:
     """Share of the images for which one method's average drop is smaller than another's; equal ones count for neither.
 
-    Paper: Chattopadhay et al. 2018, "Grad-CAM++", section 4.1.
+    Paper: Chattopadhay et al. 2018, "Grad-CAM++" (its objective evaluation).
     """
     return float((drops < others).float().mean())
 

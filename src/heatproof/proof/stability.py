@@ -35,7 +35,7 @@ class MaxSensitivity:
     Misleads on its own: a map that ignores the image gets 0, the best value there is. A sampled maximum grows with the
     samples, so values compare only at the same radius and number.
 
-    Paper: Yeh et al. 2019, "On the (In)fidelity and Sensitivity of Explanations", definition 3.1; relative as in Captum.
+    Paper: Yeh et al. 2019, "On the (In)fidelity and Sensitivity of Explanations"; relative as in Captum.
     """
 
     name: ClassVar[str] = "max-sensitivity"

@@ -49,8 +49,8 @@ class TokenDropping:
     Misleads little by artefacts, as a shorter sequence is no strange image; but the network was not trained on gaps,
     and what one token's embedding had borrowed from overlapping patches stays.
 
-    Paper: Chefer, Gur, Wolf 2021, "Transformer Interpretability Beyond Attention Visualization", section 4 (perturbation
-    tests, there by black patches); dropping tokens: Naseer et al. 2021, "Intriguing Properties of Vision Transformers".
+    Paper: Chefer, Gur, Wolf 2021, "Transformer Interpretability Beyond Attention Visualization" (perturbation
+    tests, there with masked pixels); dropping tokens: Naseer et al. 2021, "Intriguing Properties of Vision Transformers".
     """
 
     name: ClassVar[str] = "token-dropping"
