@@ -6,7 +6,7 @@ from torch import Tensor
 
 from heatproof.proof.maps import says_nothing
 
-PARTS = (0.5, 0.8)
+PARTS = (0.25, 0.8)
 """Parts of the mass that the two marked regions hold: the core, and what is around it too."""
 
 WIDEST = 0.5
