@@ -79,12 +79,17 @@ class Decomposition:
         return self.contributions.shape[-1] - self.grid[0] * self.grid[1]
 
 
+def live_queries(gradient: Float[Tensor, "batch heads queries d"]) -> Int[Tensor, " live"]:
+    """The queries that the score reads at all: the class token's alone, or those of all tokens."""
+    return gradient.abs().sum((0, 1, 3)).nonzero()[:, 0]
+
+
 def token_contributions(
     attention: Attention, gradient: Float[Tensor, "batch heads queries d"]
 ) -> Float[Tensor, "batch heads tokens"]:
-    """`Σ_q α[q,i] ⟨U[q], v_i⟩`, over those queries alone that the score reads: the class token's, or those of all tokens."""
+    """`Σ_q α[q,i] ⟨U[q], v_i⟩`"""
     kind = at_least(attention.value)
-    rows = gradient.abs().sum((0, 1, 3)).nonzero()[:, 0]
+    rows = live_queries(gradient)
     onto_values = gradient[:, :, rows].to(kind) @ attention.value.to(kind).transpose(-1, -2)
     return (attention.weights(rows) * onto_values).sum(2)
 
@@ -148,37 +153,34 @@ def _slices(count: int, limit: int) -> list[slice]:
 def _decompose(module: nn.Module, readout: Readout, x: Tensor, aim: Aim, minus_mean: bool, which: slice) -> Decomposition:
     path, scores = follow(module, readout, x[which])
     targets = aim(scores.detach(), which)
-    with recording(True):
-        explained, mean = scores.gather(1, targets), scores.mean(1, keepdim=True)
-        wanted = explained - mean if minus_mean else explained
     if minus_mean and scores.shape[1] < 2:
         raise MethodError("minus_mean=True takes the mean over all classes or prompts, and there is but one; name at least two.")
     columns, labels, places = [], [], ()
     amounts: list[list[Tensor]] = []
-    for t in range(targets.shape[1]):
-        with recording(True):
-            total = wanted[:, t].sum()
-        found, terms = path.backward(total, token_contributions)
-        columns.append(_stacked(found, terms))
+    for target in targets.unbind(1):
+        towards = torch.zeros_like(scores).scatter_(1, target[:, None], 1)
+        found, terms = path.backward(scores, towards - 1 / scores.shape[1] if minus_mean else towards, token_contributions)
+        columns.append(stacked(found, terms))
         places = tuple(attention.place for attention in found)
         labels = [(term.place, term.op, term.part) for term in terms]
         amounts.append([term.amount for term in terms])
     contributions = torch.stack(columns, 1)
     terms = [Share(*label, torch.stack(list(each), 1)) for label, each in zip(labels, zip(*amounts, strict=True), strict=True)]
     if minus_mean:
-        terms.append(Share("", "mean over classes", "mean", mean.detach().expand(targets.shape)))
+        mean = scores.detach().mean(1, keepdim=True)
+        terms.append(Share("", "mean over classes", "mean", mean.expand(targets.shape)))
     grid = token_grid(contributions.shape[-1], (x.shape[-2], x.shape[-1]), reversed(path.grids))
     if grid is None:
         raise MethodError(
             f"{contributions.shape[-1]} tokens do not form a grid over an input of {tuple(x.shape[-2:])}; textspan needs a plain "
             "vision transformer."
         )
-    result = Decomposition(scores.detach(), explained.detach(), contributions, places, tuple(terms), grid)
+    result = Decomposition(scores.detach(), scores.detach().gather(1, targets), contributions, places, tuple(terms), grid)
     _check(result, len(x[which]) > 1)
     return result
 
 
-def _stacked(found: dict[Attention, Tensor], terms: Sequence[Term]) -> Float[Tensor, "batch layers heads tokens"]:
+def stacked(found: dict[Attention, Tensor], terms: Sequence[Term]) -> Float[Tensor, "batch layers heads tokens"]:
     """The layers in one tensor, which they only fit if all attend over the same tokens with the same number of heads."""
     if not found:
         raise _nothing(terms)
@@ -209,7 +211,7 @@ def _check(found: Decomposition, several: bool) -> None:
     if several:
         raise Mixed
     raise MethodError(
-        f"the parts of the score add up to {float(total.flatten()[0]):.4g} and the score is {float(found.explained.flatten()[0]):.4g}: "
+        f"the parts of the score add up to {float(total.flatten()[0]):.4g}, but it is {float(found.explained.flatten()[0]):.4g}: "
         "an operation of this model (a scripted function, a custom autograd.Function, a write in place) hides from "
         "torch's dispatch. lrp and the gradient methods do not depend on it."
     )

@@ -76,11 +76,14 @@ class DirectPath(TorchFunctionMode):
         """Places with something like attention that is none as we know it, each with what was seen there."""
         return self._tap.unknown
 
-    def backward(self, total: Tensor, read: Callable[[Attention, Tensor], Tensor]) -> tuple[dict[Attention, Tensor], list[Term]]:
-        """What one number per image is made of, given the sum of these numbers over the images.
+    def backward(
+        self, outputs: Tensor, towards: Tensor, read: Callable[[Attention, Tensor], Tensor]
+    ) -> tuple[dict[Attention, Tensor], list[Term]]:
+        """What `⟨outputs, towards⟩` is made of, image by image.
 
         Args:
-            total: a sum over images.
+            outputs: `(B, E)` what the forward returned.
+            towards: `(B, E)` a direction for each image, such as a one for the target.
             read: from an attention and the gradient at its output to what is wanted of it.
 
         Returns:
@@ -90,7 +93,7 @@ class DirectPath(TorchFunctionMode):
             term.amount = None
         self._found: dict[Attention, Tensor] = {}
         self._read = read
-        torch.autograd.grad(total, self._root, retain_graph=True, allow_unused=True)
+        torch.autograd.grad(outputs, self._root, towards, retain_graph=True, allow_unused=True)
         found = {attention: self._found[attention] for attention in self._tap.attentions if attention in self._found}
         return found, [term for term in self.terms if term.amount is not None]
 

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from heatproof.errors import InputError, ModelError
 from heatproof.models.model import Model
+from heatproof.tokens.select import indices
+from heatproof.tokens.spans import spans
 
 _TEXTS_AT_ONCE = 128
 _BANK = Path(__file__).with_name("descriptions.txt")
@@ -170,13 +172,28 @@ def label_heads(
 
     Paper: Gandelsman, Efros & Steinhardt 2024, section 4.
     """
-    from heatproof.tokens.spans import spans
-
     if not isinstance(model, Model) or not model.takes_prompts:
-        raise ModelError(f"{getattr(model, 'name', type(model).__name__)} has no text encoder; label_heads needs a CLIP-like model.")
+        raise ModelError(
+            f"{getattr(model, 'name', type(model).__name__)} has no text encoder; label_heads needs a CLIP-like model."
+        )
     bank = tuple(descriptions() if texts is None else texts)
     if not bank:
         raise InputError("texts=[] names no text; pass at least one, or None for the text bank.")
     words = embed_texts(model, bank)
-    found = torch.cat([part.heads for part in spans(model, images, layers=layers, batch_size=batch_size, default=4)])
-    raise NotImplementedError
+    outputs: list[Tensor] = []
+    chosen: list[int] = []
+    for part in spans(model, images, batch_size):
+        count = part.heads.shape[1]
+        chosen = indices("layers", range(-min(4, count), 0) if layers is None else layers, count)
+        outputs.append(part.heads[:, chosen].float())
+    whole = torch.cat(outputs)
+    if len(whole) < 2:
+        raise InputError("label_heads needs the variance over images, and there is but one; pass at least two, better hundreds.")
+    rows = []
+    for position, layer in enumerate(chosen):
+        for head in range(whole.shape[2]):
+            one = whole[:, position, head]
+            picked, explained = span_texts(one, words, top, rank)
+            spread = float((one - one.mean(0)).square().sum() / len(one))
+            rows.append(HeadLabel(layer, head, tuple(bank[i] for i in picked), tuple(explained), spread))
+    return HeadLabels(model.name, len(whole), tuple(rows))

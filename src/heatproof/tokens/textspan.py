@@ -1,19 +1,19 @@
 """The method `textspan`, and the room `hp.textspan`: what a score is made of, token by token and head by head."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
-from heatproof.errors import MethodError
 from heatproof.methods import Maps
 from heatproof.models.tape import Tape
+from heatproof.tokens.ablation import Ablation, ablate
 from heatproof.tokens.decomposition import Decomposition, decompose
 from heatproof.tokens.label_heads import HeadLabel, HeadLabels, descriptions, label_heads, span_texts
+from heatproof.tokens.select import indices
 
-__all__ = ["Decomposition", "HeadLabel", "HeadLabels", "TextSpan", "descriptions", "label_heads", "span_texts"]
+__all__ = ["Ablation", "Decomposition", "HeadLabel", "HeadLabels", "TextSpan", "ablate", "descriptions", "label_heads",
+           "span_texts"]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -63,17 +63,3 @@ class TextSpan:
         chosen = found.contributions[:, :, indices("layers", self.layers, count)][:, :, :, indices("heads", self.heads, heads)]
         raw = chosen.sum((2, 3))[..., found.prefix :].unflatten(-1, found.grid)
         return Maps(raw, residual=found.residual, ledger=found.ledger(), contributions=found.contributions)
-
-
-def indices(name: str, wanted: Any, count: int) -> list[int]:
-    """Indices of layers or heads, none twice.
-
-    Raises:
-        MethodError: not whole numbers, or none of these layers.
-    """
-    if wanted is None:
-        return list(range(count))
-    asked = list(wanted) if isinstance(wanted, Sequence) and not isinstance(wanted, str) else [wanted]
-    if not asked or not all(isinstance(one, int) and not isinstance(one, bool) and -count <= one < count for one in asked):
-        raise MethodError(f"{name}={wanted!r}; expected indices from 0 to {count - 1}, or negative ones from the end.")
-    return list(dict.fromkeys(one % count for one in asked))

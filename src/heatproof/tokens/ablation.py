@@ -1,0 +1,162 @@
+"""Mean-ablation: what a model's score is without what some heads or MLPs say about this image in particular."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from heatproof.errors import InputError, MethodError
+from heatproof.models.model import Model
+from heatproof.models.readout import Similarity
+from heatproof.tokens.select import indices
+from heatproof.tokens.spans import Spans, spans
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Ablation:
+    """Scores before and after.
+
+    Args:
+        names: what was ablated, one per row of `after`.
+        before: `(images, C)`.
+        after: `(K, images, C)`.
+        truth: `(images,)` true classes, None if they were not given.
+    """
+
+    names: tuple[str, ...]
+    before: Float[Tensor, "images classes"]
+    after: Float[Tensor, "ablations images classes"]
+    truth: Tensor | None = None
+
+    @property
+    def accuracy(self) -> tuple[float, ...] | None:
+        """Share of images whose top class is the true one: before, then after each ablation; None without true classes."""
+        if self.truth is None:
+            return None
+        return tuple(float((scores.argmax(-1) == self.truth).float().mean()) for scores in (self.before, *self.after))
+
+    @property
+    def agreement(self) -> tuple[float, ...]:
+        """Share of images whose top class stays what it was, for each ablation."""
+        top = self.before.argmax(-1)
+        return tuple(float((scores.argmax(-1) == top).float().mean()) for scores in self.after)
+
+    @property
+    def table(self) -> str:
+        """Markdown: a line per ablation."""
+        accuracy = self.accuracy
+        lines = [f"{len(self.before)} images, {self.before.shape[1]} classes", "", "| ablated | same top class | accuracy |",
+                 "| --- | --- | --- |", f"| nothing | 100% | {f'{accuracy[0]:.1%}' if accuracy else '–'} |"]  # fmt: skip
+        for n, (name, same) in enumerate(zip(self.names, self.agreement, strict=True)):
+            lines.append(f"| {name} | {same:.1%} | {f'{accuracy[n + 1]:.1%}' if accuracy else '–'} |")
+        return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        return self.table
+
+    def _repr_markdown_(self) -> str:
+        return self.table
+
+
+def ablate(
+    model: Model,
+    images: Any,
+    *,
+    heads: Sequence[Any] | None = None,
+    layers: Sequence[int] | None = None,
+    mlps: bool = False,
+    class_attention: bool = False,
+    cumulative: bool = False,
+    truth: Sequence[int] | None = None,
+    batch_size: int | None = None,
+) -> Ablation:
+    """Replace what heads, layers or MLPs write to the score by its mean over the images, and score again.
+
+    `s' = s − Σ_ablated (c − mean_images c)`: the direct effect alone; what later layers would make of the change is not asked
+
+    Args:
+        model: what `load()` or `wrap()` returned; with prompts if it takes any.
+        images: at least two, as `explain()` takes them. Read in batches; a number per image, class and ablation is kept.
+        heads: pairs (layer, head), counted as in `contributions`.
+        layers: attention layers, with all of their heads.
+        mlps: whether to ablate all MLPs.
+        class_attention: whether to ablate what the class token attends to in itself.
+        cumulative: instead of one ablation, one for the first attention layer, the first two, …, in place of `heads` and
+            `layers`.
+        truth: the true class of each image, for the accuracy.
+        batch_size: images per forward; None chooses by their area.
+
+    Returns:
+        Scores before and after.
+
+    Raises:
+        InputError: fewer than two images, or true classes that do not fit. MethodError: nothing to ablate, heads or
+            layers that do not exist, or a model without attention that writes to the score.
+
+    Misleads where parts stand in for each other: a head whose work another one can do changes little alone.
+
+    Paper: Gandelsman, Efros & Steinhardt 2024, section 3.
+    """
+    if cumulative and (heads or layers):
+        raise MethodError("cumulative=True ablates layer after layer; leave heads= and layers= out.")
+    if not (heads or layers or mlps or class_attention or cumulative):
+        raise MethodError("nothing to ablate; pass heads=, layers=, mlps=True, class_attention=True or cumulative=True.")
+    outputs: list[Tensor] = []
+    ablated: list[Tensor] = []
+    masks: dict[str, Tensor] = {}
+    also = [name for name, wanted in (("MLPs", mlps), ("class attention", class_attention)) if wanted]
+    for part in spans(model, images, batch_size):
+        masks = masks or _masks(part.heads.shape[1:3], heads or (), layers or (), cumulative)
+        outputs.append(part.outputs)
+        ablated.append(torch.stack([_taken(part, mask, mlps, class_attention) for mask in masks.values()]))
+    before, taken = torch.cat(outputs), torch.cat(ablated, 1)
+    if len(before) < 2:
+        raise InputError("ablate replaces by the mean over images, and there is but one; pass at least two, better hundreds.")
+    after = before - (taken - taken.mean(1, keepdim=True))
+    if isinstance(model.readout, Similarity):
+        assert model.readout.classifier is not None
+        classifier = model.readout.classifier.cpu().to(before)
+        before, after = before @ classifier, after @ classifier
+    names = tuple(" + ".join(filter(None, (name, *also))) for name in masks)
+    return Ablation(names, before, after, _truth(truth, len(before)))
+
+
+def _masks(shape: Sequence[int], heads: Sequence[Any], layers: Sequence[int], cumulative: bool) -> dict[str, Tensor]:
+    """Which heads go in each ablation `(L, H)`, by its name."""
+    count, each = shape
+    if cumulative:
+        upto = torch.arange(count)[:, None].expand(count, each)
+        return {f"attention layers 0 to {last}" if last else "attention layer 0": upto <= last for last in range(count)}
+    mask = torch.zeros(count, each, dtype=torch.bool)
+    said = []
+    for pair in heads:
+        if not isinstance(pair, list | tuple) or len(pair) != 2:
+            raise MethodError(f"heads holds {pair!r}; expected pairs (layer, head).")
+        layer, head = indices("heads", [pair[0]], count)[0], indices("heads", [pair[1]], each)[0]
+        mask[layer, head] = True
+        said.append(f"head ({layer}, {head})")
+    if layers:
+        chosen = indices("layers", layers, count)
+        mask[chosen] = True
+        said += [f"attention layer {layer}" for layer in chosen]
+    return {" + ".join(said): mask}
+
+
+def _taken(part: Spans, mask: Tensor, mlps: bool, class_attention: bool) -> Float[Tensor, "batch outputs"]:
+    """What is ablated, image by image."""
+    total = part.heads[:, mask].sum(1)
+    if class_attention:
+        total = total + part.first[:, ~mask].sum(1)
+    return total + part.mlps.sum(1) if mlps else total
+
+
+def _truth(truth: Any, count: int) -> Tensor | None:
+    if truth is None:
+        return None
+    found = torch.as_tensor(truth).flatten().cpu()
+    if len(found) != count or found.is_floating_point():
+        raise InputError(f"truth has {len(found)} entries for {count} images; expected the index of the true class of each.")
+    return found

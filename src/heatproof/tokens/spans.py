@@ -1,0 +1,91 @@
+"""What heads and MLPs write into a model's embedding (or its logits), summed over tokens, image by image."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from heatproof.errors import InputError
+from heatproof.images import Sources
+from heatproof.models.batching import batch_limit
+from heatproof.models.model import Model, stack
+from heatproof.models.readout import Similarity
+from heatproof.models.shadow import shadow
+from heatproof.models.tape import placement, recording
+from heatproof.tokens.attention import Attention, at_least
+from heatproof.tokens.decomposition import follow, live_queries, stacked
+from heatproof.tokens.direct_path import Mixed
+
+
+@dataclass(frozen=True, eq=False)
+class Spans:
+    """One batch's outputs of E numbers per image, and what adds up to them.
+
+    Args:
+        outputs: `(b, E)`: unit-length embeddings of an image–text model, logits of a classifier.
+        heads: `(b, L, H, E)` what each head adds, from all tokens.
+        first: `(b, L, H, E)` the part of it that comes from the first token: the class token's attention to itself.
+        mlps: `(b, M, E)` what each MLP adds.
+        places: names of the M MLPs.
+    """
+
+    outputs: Float[Tensor, "batch outputs"]
+    heads: Float[Tensor, "batch layers heads outputs"]
+    first: Float[Tensor, "batch layers heads outputs"]
+    mlps: Float[Tensor, "batch mlps outputs"]
+    places: tuple[str, ...]
+
+
+def spans(model: Model, images: Any, batch_size: int | None = None) -> Iterator[Spans]:
+    """The spans of many images, a batch at a time.
+
+    Raises:
+        InputError: an image that cannot be read. MethodError: no attention writes to the outputs.
+    """
+    module = shadow(model.module)
+    for x in _batches(model, images, batch_size):
+        with recording(False):
+            try:
+                yield _spans(model, module, x)
+            except Mixed:
+                yield from (_spans(model, module, x[i : i + 1]) for i in range(len(x)))
+
+
+def _spans(model: Model, module: torch.nn.Module, x: Tensor) -> Spans:
+    readout = model.readout
+    path, outputs = follow(module, readout.embed if isinstance(readout, Similarity) else readout, x)
+    heads, mlps, places = [], [], ()
+    for direction in torch.eye(outputs.shape[1]).to(outputs):
+        found, terms = path.backward(outputs, direction.expand(outputs.shape), _both)
+        written = [term for term in terms if term.part == "mlp"]
+        heads.append(stacked(found, terms))
+        mlps.append(torch.stack([term.amount for term in written], 1) if written else outputs.new_zeros(len(x), 0))
+        places = tuple(term.place for term in written)
+    both = torch.stack(heads, -1)
+    return Spans(outputs.detach().cpu(), both[..., 0, :].cpu(), both[..., 1, :].cpu(), torch.stack(mlps, -1).cpu(), places)
+
+
+def _both(attention: Attention, gradient: Float[Tensor, "batch heads queries d"]) -> Float[Tensor, "batch heads 2"]:
+    """What a head adds from all tokens, and from the first alone."""
+    kind = at_least(attention.value)
+    rows = live_queries(gradient)
+    towards = gradient[:, :, rows].to(kind)
+    everything = (towards * attention.output[:, :, rows]).sum((2, 3))
+    onto_first = (towards @ attention.value[:, :, 0, :, None].to(kind))[..., 0]
+    return torch.stack([everything, (attention.weights(rows)[..., 0] * onto_first).sum(2)], 2)
+
+
+def _batches(model: Model, images: Any, batch_size: int | None) -> Iterator[Float[Tensor, "batch 3 height width"]]:
+    sources = Sources.of(images)
+    start, limit = 0, 1
+    while start < len(sources):
+        tensors, _, errors = sources.read(start, start + limit, model.preprocess)
+        if errors:
+            raise InputError(next(iter(errors.values())))
+        x = stack(tensors).to(*placement(model.module))
+        yield x
+        start += limit
+        limit = batch_limit(2 * x.shape[-2], x.shape[-1], batch_size)  # half of what a forward takes: its heads are kept
