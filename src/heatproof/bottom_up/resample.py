@@ -29,11 +29,8 @@ def averaged(
     weights = np.asarray(np.eye(channels) if mix is None else mix, np.float32)
     # numpy asks for large pages, torch does not: on fresh memory that is most of the cost
     out = np.empty((count, len(weights), *size), np.float32)
-    each(
-        _average,
-        "the reduction of images",
-        [(image, weights, one) for image, one in zip(x.contiguous().numpy(), out, strict=True)],
-    )
+    images = x.numpy()  # as it lies: copying images whose channels come last would take longer than reading them
+    each(_average, "the reduction of images", [(image, weights, one) for image, one in zip(images, out, strict=True)])
     return torch.from_numpy(out)
 
 
