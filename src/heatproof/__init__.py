@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from heatproof import lrp as lrp
+    from heatproof.audit import audit
     from heatproof.errors import HeatproofError, InputError, MethodError, ModelError
     from heatproof.explain import explain
     from heatproof.explanation import Explanation
@@ -34,6 +35,7 @@ _FACE = {
     "Model": "heatproof.models",
     "ModelError": "heatproof.errors",
     "Verdict": "heatproof.proof.verdict",
+    "audit": "heatproof.audit",
     "explain": "heatproof.explain",
     "load": "heatproof.models",
     "methods": "heatproof.methods",
@@ -45,7 +47,7 @@ _FACE = {
 _ROOMS = {"chili": "heatproof.tokens.chili", "lrp": "heatproof.lrp", "textspan": "heatproof.tokens.textspan"}
 
 __all__ = ["ChiliWeights", "Explanation", "HeatproofError", "InputError", "MethodError", "Model", "ModelError", "Verdict",
-           "explain", "load", "methods", "prove", "sanity", "wrap"]  # fmt: skip
+           "audit", "explain", "load", "methods", "prove", "sanity", "wrap"]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

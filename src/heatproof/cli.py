@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
 import typer
 
 from heatproof.bench_segmentation import segmentation
+from heatproof.cli_audit import audit
 from heatproof.cli_prove import prove
 from heatproof.errors import HeatproofError, InputError, MethodError
 
@@ -122,6 +123,7 @@ def explain(
 
 
 app.command()(prove)
+app.command()(audit)
 
 
 @app.command()

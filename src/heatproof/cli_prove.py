@@ -34,7 +34,8 @@ def prove(
     budget: Annotated[int | None, typer.Option(help="Forwards per map; more make p finer. Default: 400.", min=1)] = None,
     seed: Annotated[int, typer.Option(help="Of the copies that a map is compared with.", min=0)] = 0,
     out: Annotated[
-        Path | None, typer.Option("-o", "--out", help="The file to write to: .json, or .safetensors for a single method.")
+        Path | None,
+        typer.Option("-o", "--out", help="What to write: .html (one image), .json, or .safetensors (one method)."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")] = False,
 ) -> int:
@@ -68,6 +69,8 @@ def prove(
             voice.say(text)
         if not paths:
             return 1
+        if len(paths) > 1 and out is not None and out.suffix.lower() == ".html":
+            raise InputError(f"-o {str(out)!r}: a page is about one image and {len(paths)} came; write .json instead.")
         voice.work("explaining")
         asked = None if targets is None else [targets] * len(paths)
         layers = layer[0] if layer and len(layer) == 1 else layer or None
@@ -84,7 +87,12 @@ def prove(
             verdicts[name] = examine(aimed, [str(path) for path in paths], one, tests, budget, seed, target=aim, progress=step)
             if verdicts[name].partial:
                 break
-        if out is not None:
+        if out is not None and out.suffix.lower() == ".html":
+            from heatproof.dossier import dossier
+            from heatproof.report.page import write_page
+
+            write_page(dossier(aimed, str(paths[0]), explanations, verdicts, options=options, progress=voice.work), out)
+        elif out is not None:
             _write(verdicts, out)
     if as_json:
         document = {name: json.loads(one.to_json()) for name, one in verdicts.items()}
@@ -100,9 +108,9 @@ def prove(
 
 
 def _check_out(out: Path | None, names: list[str]) -> None:
-    if out is None or out.suffix.lower() == ".json" or (out.suffix.lower() == ".safetensors" and len(names) == 1):
+    if out is None or out.suffix.lower() in (".json", ".html") or (out.suffix.lower() == ".safetensors" and len(names) == 1):
         return
-    raise InputError(f"-o {str(out)!r}: expected a file ending in .json, or in .safetensors for a single method.")
+    raise InputError(f"-o {str(out)!r}: expected a file ending in .html, .json, or .safetensors for a single method.")
 
 
 def _write(verdicts: "dict[str, Verdict]", out: Path) -> None:

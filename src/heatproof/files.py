@@ -158,7 +158,7 @@ def _explain_group(request: Request, group: list[tuple[int, Path, Tensor]]) -> I
     target = None if request.targets is None else [list(request.targets)] * len(group)
     try:
         every = explain(model, x, list(request.methods), target, request.layer, **request.options)
-        classes = _highest(model, x, request.classes) if model is not None and request.classes else [[]] * len(group)
+        classes = highest(model, x, request.classes) if model is not None and request.classes else [[]] * len(group)
     except ModelError as error:
         if len(group) == 1:
             yield Result(group[0][0], error=f"{str(group[0][1])!r}: {error}")
@@ -179,7 +179,7 @@ def _single(whole: Explanation, i: int, name: str) -> Explanation:
     return replace(whole, **sliced, names=(name,))
 
 
-def _highest(model: Model, x: Tensor, count: int) -> list[list[dict[str, Any]]]:
+def highest(model: Model, x: Tensor, count: int) -> list[list[dict[str, Any]]]:
     """The highest classes of each image: name, index, score, and for a classifier its softmax."""
     scores = model.scores(x).float().cpu()
     shares = [None] * len(x) if model.takes_prompts else scores.softmax(1)

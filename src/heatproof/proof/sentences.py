@@ -30,7 +30,9 @@ def sentence(verdict: "Verdict", b: int, t: int) -> str:
         f"{float(null.mean()):.2f}{spread}; {_chance(verdict, b, t, len(null))}: {state}"
     )
     better = {
-        name: float(effect[b, t]) / whole for name, effect in verdict.rivals.items() if effect[b, t] >= verdict.effect[b, t]
+        name: float(effect[b, t]) / whole
+        for name, effect in verdict.rivals.items()
+        if effect[b, t] >= verdict.effect[b, t] and name != verdict.method
     }
     if better:
         told = " and ".join(f"{name} ({value:.2f})" for name, value in better.items())

@@ -2,12 +2,12 @@
 
 import numpy as np
 
-from heatproof.proof.randomisation import Cascade
 from heatproof.proof.scatter import Scatter
 from heatproof.proof.similarity import MEASURES
 from heatproof.proof.verdict import Tested, Verdict
 from heatproof.report.charts import curve, distribution, points, stages
 from heatproof.report.page import Figure, Finding
+from heatproof.sanity import Sanity
 
 _HOLDS = {"supported": True, "not supported": False, "says nothing": False}
 
@@ -17,15 +17,15 @@ _SHOWN = ("spearman_abs", "ssim", "hog")
 """Similarities that the page draws; the signed one is for maps whose signs mean something."""
 
 
-def finding(verdict: Verdict, b: int, t: int, cascade: Cascade | None = None, scatter: Scatter | None = None) -> Finding:
+def finding(verdict: Verdict, b: int, t: int, checked: Sanity | None = None, scatter: Scatter | None = None) -> Finding:
     """What the page shows of one map.
 
     Args:
         verdict: of these maps.
         b: which image.
         t: which target.
-        cascade: of the method on this image and target alone, if it was run.
-        scatter: sensitivity and effect of this map's regions, if they were measured.
+        checked: the method's sanity check on this image, if it was made.
+        scatter: sensitivity and effect of this image's regions alone, if they were measured.
 
     Returns:
         A `Finding`: word, sentence, facts and figures.
@@ -37,7 +37,7 @@ def finding(verdict: Verdict, b: int, t: int, cascade: Cascade | None = None, sc
         holds=_HOLDS.get(state),
         sentence=f"{sentence[0].upper()}{sentence[1:]}",
         facts=_facts(verdict, b, t) if state in ("supported", "not supported") else (),
-        figures=_figures(verdict, b, t, cascade, scatter),
+        figures=_figures(verdict, b, t, checked, scatter),
     )
 
 
@@ -63,7 +63,7 @@ def _finite(verdict: Verdict, b: int, t: int) -> np.ndarray:
     return null[null.isfinite()].numpy()
 
 
-def _figures(verdict: Verdict, b: int, t: int, cascade: Cascade | None, scatter: Scatter | None) -> list[Figure]:
+def _figures(verdict: Verdict, b: int, t: int, checked: Sanity | None, scatter: Scatter | None) -> list[Figure]:
     figures = []
     null = _finite(verdict, b, t)
     if len(null) > 1 and verdict.states[b][t] in ("supported", "not supported"):
@@ -77,10 +77,10 @@ def _figures(verdict: Verdict, b: int, t: int, cascade: Cascade | None, scatter:
     for name, one in verdict.tests.items():
         if one.curves is not None and one.fractions is not None and bool(one.curves[b, t].isfinite().all()):
             figures.append(_curve(name, one, b, t))
-    if cascade is not None:
-        figures.append(_cascade(cascade))
+    if checked is not None and not checked.says_nothing:
+        figures.append(_sanity(checked))
     if scatter is not None:
-        figures.append(_scatter(scatter, b, t))
+        figures.append(_scatter(scatter, t))
     return figures
 
 
@@ -94,25 +94,21 @@ def _curve(name: str, one: Tested, b: int, t: int) -> Figure:
     return Figure(drawn, f"{name[0].upper()}{name[1:]}: {float(one.values[b, t]):.3f}, {better} is better.")
 
 
-def _cascade(cascade: Cascade) -> Figure:
+def _sanity(checked: Sanity) -> Figure:
+    order, cascade = next(iter(checked.cascades.items()))
     names = ["as learned", *(group[-1] for group in cascade.stages)]
     series = {}
     for measure in _SHOWN:
         mean, spread = cascade.curve(measure)
         series[MEASURES[measure]] = ([1.0, *mean.tolist()], [0.0, *spread.tolist()])
-    last = series[MEASURES["spearman_abs"]][0][-1]
-    return Figure(
-        stages(names, series, "similarity"),
-        f"The model forgets layer by layer, from the scores down. In the end the map is alike by {last:.2f} "
-        "(Spearman): a map that stays the same does not show what was learned.",
-    )
+    return Figure(stages(names, series, "similarity"), f"The model forgets, {order}. {checked.sentence}")
 
 
-def _scatter(scatter: Scatter, b: int, t: int) -> Figure:
-    there = scatter.effect[b, t].isfinite() & scatter.sensitivity[b, t].isfinite()
-    x, y = scatter.sensitivity[b, t][there].numpy(), scatter.effect[b, t][there].numpy()
+def _scatter(scatter: Scatter, t: int) -> Figure:
+    there = scatter.effect[0, t].isfinite() & scatter.sensitivity[0, t].isfinite()
+    x, y = scatter.sensitivity[0, t][there].numpy(), scatter.effect[0, t][there].numpy()
     return Figure(
         points(x, y, ("what the map says of a region", "score lost without it")),
-        f"Every point is a region: said against done, rank correlation {float(scatter.correlation[b, t]):.2f}. Right and low is "
+        f"Every point is a region: said against done, rank correlation {float(scatter.correlation[0, t]):.2f}. Right and low is "
         "marked without effect, left and high is effect without a mark.",
     )
