@@ -125,6 +125,28 @@ def test_legrad_does_not_care_how_attention_is_written(kind):
     torch.testing.assert_close(ex.raw[0, 0].float().flatten(), heat, rtol=1e-4, atol=1e-7)
 
 
+def test_blocks_that_return_more_than_the_stream():
+    class Pairs(TinyViT):
+        def forward(self, x: Tensor) -> Tensor:
+            tokens = self.patch(x).flatten(2).transpose(1, 2)
+            tokens = torch.cat([self.prefix.expand(len(x), -1, -1), tokens], 1) + self.position
+            for block in self.blocks:
+                tokens, _ = block(hidden_states=tokens)
+            return self.head(self.norm(tokens)[:, 0])
+
+    class Pair(Block):
+        def forward(self, hidden_states: Tensor) -> tuple[Tensor, None]:
+            return super().forward(hidden_states), None
+
+    plain, pairs = net("fused"), net("fused")
+    pairs.__class__ = Pairs
+    for block in pairs.blocks:
+        block.__class__ = Pair
+    for name in ("legrad", "rollout", "attention"):
+        one, other = (hp.explain(module, images(2), method=name, target=3).raw for module in (plain, pairs))
+        torch.testing.assert_close(one, other)
+
+
 @pytest.mark.parametrize(
     ("kind", "says"),
     [
