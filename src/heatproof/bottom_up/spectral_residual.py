@@ -87,16 +87,14 @@ def spectrum(
     if isinstance(sigma, bool) or not isinstance(sigma, int | float) or not 0 <= sigma < float("inf"):
         raise MethodError(f"sigma={sigma!r}; expected a finite number of pixels, 0 or more.")
     planes = working(x, longest, (LUMA,)) if channels == "grey" else lab(working(x, longest)) / 100
-    flat = planes.amax((2, 3), keepdim=True) - planes.amin((2, 3), keepdim=True) < _FLAT
-    power = torch.where(flat, 0, _unexpected(planes))  # the spectrum of a constant is rounding
-    saliency = power.mean(1)
+    saliency = _unexpected(planes).mean(1)
     return Spectrum(planes, gaussian(saliency, float(sigma)) if sigma else saliency)
 
 
 def _unexpected(planes: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch channels height width"]:
     """`|IFFT(exp(R + i φ))|²`, where `exp(R + i φ) = F exp(−h₃ ∗ L)`: amplitude and phase need not be taken apart.
 
-    A real image's spectrum is even in amplitude, so that half of its columns are enough.
+    A real image's spectrum is even in amplitude, so that half of its columns are enough. 0 for a constant image.
     """
     half, width = torch.fft.rfft2(planes), planes.shape[-1]
     log_amplitude = torch.log(half.abs() + _FLOOR)
@@ -105,7 +103,9 @@ def _unexpected(planes: Float[Tensor, "batch channels height width"]) -> Float[T
     around = torch.cat([before, log_amplitude, after], -1)
     along_rows = around[..., :-2] + around[..., 1:-1] + around[..., 2:]
     mean = (along_rows.roll(1, -2) + along_rows + along_rows.roll(-1, -2)) / 9
-    return torch.fft.irfft2(half * torch.exp(-mean), s=planes.shape[-2:]).square()
+    power = torch.fft.irfft2(half * torch.exp(-mean), s=planes.shape[-2:]).square()
+    flat = planes.amax((2, 3), keepdim=True) - planes.amin((2, 3), keepdim=True) < _FLAT
+    return torch.where(flat, 0, power)  # the spectrum of a constant is rounding
 
 
 @dataclass(frozen=True, kw_only=True)
