@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from heatproof.proof.verdict import Verdict
     from heatproof.prove import prove
     from heatproof.sanity import sanity
+    from heatproof.shape import shape
     from heatproof.tokens import chili as chili
     from heatproof.tokens import textspan as textspan
 
@@ -41,13 +42,14 @@ _FACE = {
     "methods": "heatproof.methods",
     "prove": "heatproof.prove",
     "sanity": "heatproof.sanity",
+    "shape": "heatproof.shape",
     "wrap": "heatproof.models",
 }
 
 _ROOMS = {"chili": "heatproof.tokens.chili", "lrp": "heatproof.lrp", "textspan": "heatproof.tokens.textspan"}
 
 __all__ = ["ChiliWeights", "Explanation", "HeatproofError", "InputError", "MethodError", "Model", "ModelError", "Verdict",
-           "audit", "explain", "load", "methods", "prove", "sanity", "wrap"]  # fmt: skip
+           "audit", "explain", "load", "methods", "prove", "sanity", "shape", "wrap"]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
