@@ -77,6 +77,7 @@ class Tape:
         self.head: Head | None = None
         self.watched: Any = None
         self.attention: Any = None
+        self.decomposition: Any = None
         self.resolve = resolve
         self._outputs: dict[str, Tensor] = {}
         self._targets: Tensor | None = None

@@ -13,7 +13,7 @@ from heatproof.methods import Maps
 from heatproof.models.tape import Tape
 from heatproof.tokens.chili_fit import fit
 from heatproof.tokens.chili_weights import ChiliWeights, as_weights
-from heatproof.tokens.decomposition import Decomposition, decompose
+from heatproof.tokens.decomposition import decomposition
 from heatproof.tokens.registers import without_registers
 
 __all__ = ["Chili", "ChiliWeights", "Split", "fit", "split", "without_registers"]
@@ -71,16 +71,13 @@ class Chili:
 
     def watch(self, tape: Tape) -> Tensor:
         """Be the tape's own forward: the decomposition needs no other."""
-        tape.watched = decompose(tape.module, tape.readout, tape.x, tape.resolve)
-        return tape.watched.scores
+        return decomposition(tape, tape.resolve).scores
 
     def __call__(self, tape: Tape) -> Maps:
         if self.part not in PARTS:
             raise MethodError(f"part={self.part!r} is not known.{nearest(str(self.part), PARTS)} Known: {', '.join(PARTS)}.")
         weights = None if self.weights is None else as_weights(self.weights)
-        found = tape.watched
-        if not isinstance(found, Decomposition):
-            found = decompose(tape.module, tape.readout, tape.x, lambda _, which: tape.targets[which])
+        found = decomposition(tape)
         parts = split_contributions(found.contributions, found.grid, weights)
         told = {"weights": "none: registers are removed, all heads count" if weights is None else repr(weights)}
         return Maps(

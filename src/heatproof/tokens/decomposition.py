@@ -5,7 +5,7 @@ is a head's output, `α` its attention weights and `v` its values. The text goes
 heads, not the heads' outputs forward into the embedding, so nothing larger than the contributions is ever made.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from heatproof.errors import MethodError
 from heatproof.models.sites import token_grid
-from heatproof.models.tape import Readout, recording, run
+from heatproof.models.tape import Readout, Tape, recording, run
 from heatproof.tokens.attention import Attention, at_least
 from heatproof.tokens.direct_path import DirectPath, Mixed, Term
 from heatproof.tokens.leaves import mark
@@ -25,16 +25,6 @@ Aim = Callable[[Tensor, slice], Tensor]
 
 _CHUNKS = 4
 """Parts of a batch that go one after the other: what one keeps for its backward is then less than a forward needs."""
-
-
-@dataclass(frozen=True)
-class Share:
-    """What something besides attention adds to the scores: see `Term`."""
-
-    place: str
-    op: str
-    part: str
-    amount: Float[Tensor, "batch targets"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,28 +37,32 @@ class Decomposition:
         contributions: `(B, T, L, H, N)` of every token through every head of every attention layer that writes to the
             score; prefix tokens first. Without biases, which are terms of their own.
         layers: names of these L layers.
-        terms: everything else, item by item.
+        terms: everything else, item by item; see `Term`.
+        amounts: `(B, T, K)` what these K terms add.
         grid: `(h, w)` of the last `h · w` tokens.
+        minus_mean: whether the score is that less the mean of all C scores; this mean is then one of the terms.
     """
 
     scores: Float[Tensor, "batch classes"]
     explained: Float[Tensor, "batch targets"]
     contributions: Float[Tensor, "batch targets layers heads tokens"]
     layers: tuple[str, ...]
-    terms: tuple[Share, ...]
+    terms: tuple[Term, ...]
+    amounts: Float[Tensor, "batch targets terms"]
     grid: tuple[int, int]
+    minus_mean: bool = False
 
     @property
     def residual(self) -> Float[Tensor, "batch targets"]:
         """The sum of all terms besides attention."""
-        return sum((term.amount for term in self.terms), torch.zeros_like(self.contributions[:, :, 0, 0, 0]))
+        return self.amounts.sum(2)
 
     def ledger(self) -> list[dict[str, Any]]:
-        """A row for each term, image and target."""
+        """A row for each image, target and term."""
         rows = []
-        for term in self.terms:
-            for image, amounts in enumerate(term.amount.tolist()):
-                for target, amount in enumerate(amounts):
+        for image, targets in enumerate(self.amounts.tolist()):
+            for target, amounts in enumerate(targets):
+                for term, amount in zip(self.terms, amounts, strict=True):
                     said = {"place": term.place, "op": term.op, "part": term.part, "amount": amount}
                     rows.append({"image": image, "target": target, **said})
         return rows
@@ -94,6 +88,21 @@ def token_contributions(
     return (attention.weights(rows) * onto_values).sum(2)
 
 
+def decomposition(tape: Tape, aim: Aim | None = None, minus_mean: bool = False) -> Decomposition:
+    """Of the tape's scores, computed once for all methods that ask for the same.
+
+    Args:
+        tape: of the batch.
+        aim: which scores, where the tape has none yet.
+        minus_mean: see `decompose`.
+    """
+    found = tape.decomposition
+    if found is None or found.minus_mean != minus_mean:
+        aim = aim or (lambda _, which: tape.targets[which])
+        found = tape.decomposition = decompose(tape.module, tape.readout, tape.x, aim, minus_mean)
+    return found
+
+
 def decompose(module: nn.Module, readout: Readout, x: Tensor, aim: Aim, minus_mean: bool = False) -> Decomposition:
     """Decompose the scores of a batch, a part of it at a time.
 
@@ -112,14 +121,15 @@ def decompose(module: nn.Module, readout: Readout, x: Tensor, aim: Aim, minus_me
         parts = [_decompose(module, readout, x, aim, minus_mean, which) for which in _slices(len(x), limit)]
     except Mixed:
         parts = [_decompose(module, readout, x, aim, minus_mean, which) for which in _slices(len(x), 1)]
-    terms = zip(*(part.terms for part in parts), strict=True)
     return Decomposition(
         torch.cat([part.scores for part in parts]),
         torch.cat([part.explained for part in parts]),
         torch.cat([part.contributions for part in parts]),
         parts[0].layers,
-        tuple(Share(one[0].place, one[0].op, one[0].part, torch.cat([term.amount for term in one])) for one in terms),
+        parts[0].terms,
+        torch.cat([part.amounts for part in parts]),
         parts[0].grid,
+        minus_mean,
     )
 
 
@@ -155,32 +165,38 @@ def _decompose(module: nn.Module, readout: Readout, x: Tensor, aim: Aim, minus_m
     targets = aim(scores.detach(), which)
     if minus_mean and scores.shape[1] < 2:
         raise MethodError("minus_mean=True takes the mean over all classes or prompts, and there is but one; name at least two.")
-    columns, labels, places = [], [], ()
-    amounts: list[list[Tensor]] = []
+    columns, amounts = [], []
+    found: dict[Attention, Tensor] = {}
+    terms: dict[Term, Tensor] = {}
     for target in targets.unbind(1):
         towards = torch.zeros_like(scores).scatter_(1, target[:, None], 1)
         found, terms = path.backward(scores, towards - 1 / scores.shape[1] if minus_mean else towards, token_contributions)
+        if minus_mean:
+            terms[Term("", "mean over classes", "mean")] = scores.detach().mean(1)
         columns.append(stacked(found, terms))
-        places = tuple(attention.place for attention in found)
-        labels = [(term.place, term.op, term.part) for term in terms]
-        amounts.append([term.amount for term in terms])
+        amounts.append(torch.stack(list(terms.values()), 1))
     contributions = torch.stack(columns, 1)
-    terms = [Share(*label, torch.stack(list(each), 1)) for label, each in zip(labels, zip(*amounts, strict=True), strict=True)]
-    if minus_mean:
-        mean = scores.detach().mean(1, keepdim=True)
-        terms.append(Share("", "mean over classes", "mean", mean.expand(targets.shape)))
     grid = token_grid(contributions.shape[-1], (x.shape[-2], x.shape[-1]), reversed(path.grids))
     if grid is None:
         raise MethodError(
             f"{contributions.shape[-1]} tokens do not form a grid over an input of {tuple(x.shape[-2:])}; textspan needs a plain "
             "vision transformer."
         )
-    result = Decomposition(scores.detach(), scores.detach().gather(1, targets), contributions, places, tuple(terms), grid)
+    result = Decomposition(
+        scores.detach(),
+        scores.detach().gather(1, targets),
+        contributions,
+        tuple(attention.place for attention in found),
+        tuple(terms),
+        torch.stack(amounts, 1),
+        grid,
+        minus_mean,
+    )
     _check(result, len(x[which]) > 1)
     return result
 
 
-def stacked(found: dict[Attention, Tensor], terms: Sequence[Term]) -> Float[Tensor, "batch layers heads tokens"]:
+def stacked(found: dict[Attention, Tensor], terms: Iterable[Term]) -> Float[Tensor, "batch layers heads tokens"]:
     """The layers in one tensor, which they only fit if all attend over the same tokens with the same number of heads."""
     if not found:
         raise _nothing(terms)
@@ -191,9 +207,9 @@ def stacked(found: dict[Attention, Tensor], terms: Sequence[Term]) -> Float[Tens
     return torch.stack(list(found.values()), 1)
 
 
-def _nothing(terms: Sequence[Term]) -> MethodError:
+def _nothing(terms: Iterable[Term]) -> MethodError:
     """The error for a score that no attention writes to."""
-    last = next((term for term in reversed(terms) if term.part == "mlp"), None)
+    last = next((term for term in reversed(list(terms)) if term.part == "mlp"), None)
     why = f" What it reads comes out of the nonlinear part that ends in {last.place!r}." if last else ""
     return MethodError(
         f"no attention writes to this score along a linear path, so there are no tokens to decompose it by.{why} textspan "
@@ -203,8 +219,10 @@ def _nothing(terms: Sequence[Term]) -> MethodError:
 
 def _check(found: Decomposition, several: bool) -> None:
     """The parts are added up independently of the score, so that this can fail: where something hides from torch's dispatch."""
+    if not bool(torch.isfinite(found.explained).all()):
+        return  # the tape says what is wrong with such scores
     total = found.contributions.flatten(2).sum(2) + found.residual
-    size = found.explained.abs() + sum((term.amount.abs() for term in found.terms), found.contributions.abs().flatten(2).sum(2))
+    size = found.explained.abs() + found.contributions.abs().flatten(2).sum(2) + found.amounts.abs().sum(2)
     rounding = max(1e-3, 8 * torch.finfo(found.explained.dtype).eps)
     if bool(((total - found.explained).abs() <= rounding * size).all()):
         return

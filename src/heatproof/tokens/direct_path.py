@@ -23,7 +23,7 @@ from heatproof.tokens.linear import handle
 from heatproof.tokens.tap import Tap
 
 
-@dataclass(eq=False)
+@dataclass(frozen=True, eq=False)
 class Term:
     """Something that is added to the score besides attention.
 
@@ -31,13 +31,11 @@ class Term:
         place: name of the module that runs, or of the parameter.
         op: the operation that adds it.
         part: `"embedding"`, `"mlp"` (any nonlinear part), `"bias"` or `"constant"` (class token, positions).
-        amount: `(B,)` what it adds to the score of the last backward, None if nothing of it arrives.
     """
 
     place: str
     op: str
     part: str
-    amount: Tensor | None = None
 
 
 class DirectPath(TorchFunctionMode):
@@ -78,7 +76,7 @@ class DirectPath(TorchFunctionMode):
 
     def backward(
         self, outputs: Tensor, towards: Tensor, read: Callable[[Attention, Tensor], Tensor]
-    ) -> tuple[dict[Attention, Tensor], list[Term]]:
+    ) -> tuple[dict[Attention, Tensor], dict[Term, Tensor]]:
         """What `⟨outputs, towards⟩` is made of, image by image.
 
         Args:
@@ -87,24 +85,24 @@ class DirectPath(TorchFunctionMode):
             read: from an attention and the gradient at its output to what is wanted of it.
 
         Returns:
-            What was read, for the attentions that the gradient reaches, first to last; and the other terms.
+            What was read, for the attentions that the gradient reaches, first to last; and the amount `(B,)` of every
+            other term that it reaches.
         """
-        for term in self.terms:
-            term.amount = None
+        self._amounts: dict[Term, Tensor] = {}
         self._found: dict[Attention, Tensor] = {}
         self._read = read
         torch.autograd.grad(outputs, self._root, towards, retain_graph=True, allow_unused=True)
         found = {attention: self._found[attention] for attention in self._tap.attentions if attention in self._found}
-        return found, [term for term in self.terms if term.amount is not None]
+        return found, {term: self._amounts[term] for term in self.terms if term in self._amounts}
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return handle(self, func, args, kwargs or {})
 
     # --- leaves -------------------------------------------------------------------------------------------------
 
-    def term(self, op: str, part: str) -> Term:
+    def term(self, op: str, part: str, place: str = "") -> Term:
         """A new line of the account."""
-        self.terms.append(Term(self.place, op, part))
+        self.terms.append(Term(place or self.place, op, part))
         return self.terms[-1]
 
     def leaf(self, value: Tensor, arrived: Callable[[Tensor], None]) -> Tensor:
@@ -123,8 +121,8 @@ class DirectPath(TorchFunctionMode):
         kept = value.detach()
         name = self._names.get(value.untyped_storage().data_ptr(), "")
         constant = "bias" if name.endswith("bias") else "constant"
-        term = self.term(op, {"image": "embedding", "nonlinear": "mlp"}.get(state(value) or "", constant))
-        term.place = name.removesuffix(".bias") or term.place
+        part = {"image": "embedding", "nonlinear": "mlp"}.get(state(value) or "", constant)
+        term = self.term(op, part, name.removesuffix(".bias"))
         return self.leaf(kept.expand(shape), self.account(term, kept))
 
     def account(self, term: Term, value: Tensor) -> Callable[[Tensor], None]:
@@ -132,7 +130,7 @@ class DirectPath(TorchFunctionMode):
 
         def arrived(gradient: Tensor) -> None:
             amount = self._inner(value.expand(gradient.shape), gradient)
-            term.amount = amount if term.amount is None else term.amount + amount
+            self._amounts[term] = amount + self._amounts.get(term, 0)
 
         return arrived
 

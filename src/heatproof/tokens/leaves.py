@@ -16,7 +16,7 @@ class Leaf(Function):
     @staticmethod
     def forward(ctx: Any, root: Tensor, value: list[Tensor], arrived: Callable[[Tensor], None]) -> Tensor:
         ctx.arrived = arrived
-        return value.pop()
+        return value.pop().clone()  # what follows may write into it, and the value is still needed
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:

@@ -145,8 +145,7 @@ def _sum(path: "DirectPath", func: Any, name: str, args: tuple, kwargs: dict) ->
             number = value if isinstance(value, Tensor) else torch.tensor(value, dtype=like.dtype, device=like.device)
             value = path.summand(number, shape, name.strip("_"))
         summands.append(value)
-    # written in place, a leaf would forget its value; `x += y` binds what comes out, whichever tensor it is
-    if state(given[0]) != "direct" or name.startswith("__i"):
+    if state(given[0]) != "direct":  # what is cut cannot be written into; `x += y` binds what comes out in its place
         func = _out_of_place(func, name)
     return func(*summands, *args[2:], **rest)
 

@@ -57,13 +57,14 @@ def spans(model: Model, images: Any, batch_size: int | None = None) -> Iterator[
 def _spans(model: Model, module: torch.nn.Module, x: Tensor) -> Spans:
     readout = model.readout
     path, outputs = follow(module, readout.embed if isinstance(readout, Similarity) else readout, x)
-    heads, mlps, places = [], [], ()
+    heads, mlps = [], []
+    places: tuple[str, ...] = ()
     for direction in torch.eye(outputs.shape[1]).to(outputs):
         found, terms = path.backward(outputs, direction.expand(outputs.shape), _both)
         written = [term for term in terms if term.part == "mlp"]
-        heads.append(stacked(found, terms))
-        mlps.append(torch.stack([term.amount for term in written], 1) if written else outputs.new_zeros(len(x), 0))
         places = tuple(term.place for term in written)
+        heads.append(stacked(found, terms))
+        mlps.append(torch.stack([terms[term] for term in written], 1) if written else outputs.new_zeros(len(x), 0))
     both = torch.stack(heads, -1)
     return Spans(outputs.detach().cpu(), both[..., 0, :].cpu(), both[..., 1, :].cpu(), torch.stack(mlps, -1).cpu(), places)
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from heatproof.methods import Maps
 from heatproof.models.tape import Tape
 from heatproof.tokens.ablation import Ablation, ablate
-from heatproof.tokens.decomposition import Decomposition, decompose
+from heatproof.tokens.decomposition import Decomposition, decomposition
 from heatproof.tokens.label_heads import HeadLabel, HeadLabels, descriptions, label_heads, span_texts
 from heatproof.tokens.select import indices
 
@@ -52,13 +52,10 @@ class TextSpan:
 
     def watch(self, tape: Tape) -> Tensor:
         """Be the tape's own forward: the decomposition needs no other."""
-        tape.watched = decompose(tape.module, tape.readout, tape.x, tape.resolve, self.minus_mean)
-        return tape.watched.scores
+        return decomposition(tape, tape.resolve, self.minus_mean).scores
 
     def __call__(self, tape: Tape) -> Maps:
-        found = tape.watched
-        if not isinstance(found, Decomposition):
-            found = decompose(tape.module, tape.readout, tape.x, lambda _, which: tape.targets[which], self.minus_mean)
+        found = decomposition(tape, minus_mean=self.minus_mean)
         count, heads = found.contributions.shape[2:4]
         chosen = found.contributions[:, :, indices("layers", self.layers, count)][:, :, :, indices("heads", self.heads, heads)]
         raw = chosen.sum((2, 3))[..., found.prefix :].unflatten(-1, found.grid)
