@@ -94,6 +94,8 @@ def test_one_pixel_by_every_method(method: str) -> None:
     """No layer of a 1×1 image is a map: those that need one say so, the others answer."""
     try:
         ex = hp.explain(model(), Image.new("RGB", (1, 1), "red"), method=method)
+    except hp.MethodError as error:
+        assert hp.methods()[method].family == "tokens" and "vision transformer" in str(error)
     except hp.ModelError as error:
         assert "layer" in hp.methods()[method].needs and "no layer with spatial features at (1, 1)" in str(error)
     else:

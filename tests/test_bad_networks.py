@@ -79,7 +79,7 @@ def test_outputs_that_cannot_work(form: Callable[[Tensor], Any], words: list[str
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
-@pytest.mark.parametrize("method", [row.name for row in hp.methods() if "model" in row.needs])
+@pytest.mark.parametrize("method", [row.name for row in hp.methods() if "model" in row.needs and row.family != "tokens"])
 def test_weights_that_are_nan(value: float, method: str) -> None:
     net = small()
     net.head.weight.data[:] = value
