@@ -237,7 +237,7 @@ class Returns(Net):
     ],
     ids=["tuple", "list", "dict", "segmentation dict"],
 )
-@pytest.mark.parametrize("method", [row.name for row in hp.methods() if "model" in row.needs])
+@pytest.mark.parametrize("method", [name for name in METHODS if "model" in hp.methods()[name].needs])
 def test_outputs_that_are_no_plain_tensor(method: str, form: Callable[[Tensor], Any]) -> None:
     net, x = seeded(functools.partial(Returns, form)).train(), image()
     with untouched(net):
