@@ -3,7 +3,8 @@
 What explains is a callable from a model and its images to maps; nothing here knows a method.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import numpy as np
@@ -119,12 +120,15 @@ def cascade(
     for seed in seeds:
         fresh = copy.fresh(seed)
         rows: dict[str, list[Tensor]] = {name: [] for name in MEASURES}
-        for layers in _randomised(groups, order):
-            with copy.installed(fresh, layers) as changed:
+        with ExitStack() as forgotten:
+            for group in groups:
+                if order == "independent":
+                    forgotten.close()  # what the stages before forgot is learned again
+                changed = forgotten.enter_context(copy.installed(fresh, group))
                 maps = explain(changed, x).detach().float().cpu()
-            tick()
-            for name, value in reference.compare(maps.flatten(0, 1)).items():
-                rows[name].append(value.view(original.shape[:2]))
+                tick()
+                for name, value in reference.compare(maps.flatten(0, 1)).items():
+                    rows[name].append(value.view(original.shape[:2]))
         for name, row in rows.items():
             found[name].append(torch.stack(row))
         last.append(maps)
@@ -234,12 +238,6 @@ def _groups(count: int, stages: int | None, order: str) -> list[list[int]]:
     numbers = list(range(count)) if order == "bottom-up" else list(range(count))[::-1]
     parts = np.array_split(numbers, min(count, stages or count))
     return [part.tolist() for part in parts]
-
-
-def _randomised(groups: Sequence[Sequence[int]], order: str) -> Iterator[list[int]]:
-    """Which layers are randomised at each stage."""
-    for k, group in enumerate(groups):
-        yield list(group) if order == "independent" else [n for part in groups[: k + 1] for n in part]
 
 
 def _checked(order: str, seeds: Sequence[int], stages: int | None) -> tuple[int, ...]:

@@ -185,7 +185,9 @@ def _draw(layer: Layer, seed: int) -> list[Tensor]:
         devices = [drawn[0].device] if drawn[0].device.type == "cuda" else []
         try:
             with torch.random.fork_rng(devices), torch.no_grad():
-                torch.manual_seed(seed)
+                torch.default_generator.manual_seed(seed)  # torch.manual_seed also wakes every accelerator
+                if devices:
+                    torch.cuda.manual_seed(seed)
                 reset()
             drawn = [getattr(*slot.holders[0]).detach() for slot in layer.slots]
         except Exception:  # an initialiser that wants arguments, or is none

@@ -40,7 +40,7 @@ class Reference:
 
         `spearman`: rank correlation of the values. Of their absolute values, stretched to [0, 1]: `spearman_abs`, their rank
         correlation; `ssim`, structural similarity in windows of 7 pixels; `hog`, Pearson's correlation of histograms of
-        oriented gradients in 14 × 14 cells.
+        oriented gradients in 8 × 8 cells.
 
         Args:
             maps: `(N, H, W)` like the reference.
@@ -98,7 +98,7 @@ class _Features:
         self.strength_ranks = _ranks(strength)
         # of a map without negative values both are the same
         self.ranks = self.strength_ranks if signed is strength else _ranks(signed)
-        cell = tuple(max(2, side // 14) for side in self.soft.shape)
+        cell = tuple(max(2, side // 8) for side in self.soft.shape)
         blocks = tuple(min(3, side // c) for side, c in zip(self.soft.shape, cell, strict=True))
         self.gradients = _centred(hog(self.soft, pixels_per_cell=cell, cells_per_block=blocks)) if min(blocks) else np.zeros(1)
 
