@@ -2,11 +2,13 @@
 
 README.md, docs/methods.md and docs/interventions.md have markers; what stands between them is made here from
 `heatproof.methods()`, the table of interventions, and the docstrings of both. `tests/test_docs.py` fails while a file is stale.
+The README's table of cards takes minutes and has times in it: `python docs/generate.py audit` writes it.
 """
 
 import dataclasses
 import inspect
 import re
+import sys
 from pathlib import Path
 
 import heatproof as hp
@@ -72,7 +74,18 @@ def pages() -> dict[Path, str]:
     }
 
 
+def cards() -> str:
+    """The card of every method, as `heatproof audit --all --markdown` prints them."""
+    from heatproof.audit import audit
+    from heatproof.proof.card import markdown as table
+
+    return table([audit(name) for name in hp.methods().names])
+
+
 if __name__ == "__main__":
+    if "audit" in sys.argv[1:]:
+        readme = ROOT / "README.md"
+        readme.write_text(between(readme.read_text("utf-8"), "audit", cards()), "utf-8")
     for path, text in pages().items():
         path.write_text(text, "utf-8")
         print(path.relative_to(ROOT))

@@ -108,6 +108,25 @@ def test_the_readmes_ten_lines_run(tmp_path, monkeypatch, capsys):
     assert total == pytest.approx(score, rel=1e-3) and names["saliency"].method == "gbvs"
 
 
+    proof = re.search(r"## Is it true\?\n\n```python\n(.*?)```", README, re.DOTALL)[1]
+    exec(compile(proof, "README.md", "exec"), names)
+    said = capsys.readouterr().out
+    assert "a random region of the same shape costs" in said and "of the map's rank order is left" in said
+
+
+def test_the_readmes_cards_are_of_every_method():
+    table = re.search(r"<!-- audit -->\n(.*?)<!-- /audit -->", README, re.DOTALL)[1]
+    assert re.findall(r"^\| ([\w+-]+) \|", table, re.MULTILINE)[1:] == hp.methods().names
+
+
+@pytest.mark.parametrize("page", ["chili"])
+def test_the_code_of_a_page_runs(page, capsys):
+    text = (ROOT / "docs" / f"{page}.md").read_text("utf-8")
+    for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        exec(compile(code, f"{page}.md", "exec"), {})
+    assert "object" in capsys.readouterr().out
+
+
 def test_the_readmes_errors_are_what_is_said():
     from heatproof.models.efficientnet_lite import imagenet_labels
 
