@@ -3,7 +3,9 @@
 from heatproof.lrp.composites import Composite, Layer
 from heatproof.lrp.coverage import coverage
 from heatproof.lrp.method import LRP
-from heatproof.lrp.rules import AlphaBeta, Epsilon, Flat, Gamma, Rule, WSquare, ZBox, Zero, ZPlus
+from heatproof.lrp.pixels import Flat, WSquare, ZBox
+from heatproof.lrp.rules import Epsilon, Rule, Zero
+from heatproof.lrp.signs import AlphaBeta, Gamma, ZPlus
 
 __all__ = ["LRP", "AlphaBeta", "Composite", "Epsilon", "Flat", "Gamma", "Layer", "Rule", "WSquare", "ZBox", "ZPlus",
            "Zero", "coverage"]  # fmt: skip

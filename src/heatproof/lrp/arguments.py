@@ -8,8 +8,10 @@ from torch import Tensor
 
 def tensors(*values: Any) -> list[Tensor]:
     """All tensors in arguments, however nested in lists and tuples."""
-    found = []
+    found: list[Tensor] = []
     for value in values:
+        if value is None:
+            continue
         if isinstance(value, Tensor):
             found.append(value)
         elif isinstance(value, list | tuple):

@@ -5,7 +5,9 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from heatproof.errors import MethodError, nearest
-from heatproof.lrp.rules import Epsilon, Flat, Gamma, Rule, ZBox, Zero, ZPlus
+from heatproof.lrp.pixels import Flat, ZBox
+from heatproof.lrp.rules import Epsilon, Rule, Zero
+from heatproof.lrp.signs import Gamma, ZPlus
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from heatproof.lrp.composites import Composite, composite
-from heatproof.lrp.propagation import Propagation, Row
+from heatproof.lrp.propagation import LayerRow, Propagation, Row
 from heatproof.models import Model, wrap
 from heatproof.models.shadow import shadow
 from heatproof.models.tape import placement, recording, run
@@ -43,7 +43,7 @@ def coverage(model: Model | nn.Module, images: Any = None, rules: str | Composit
 
 
 def _rule(prop: Propagation, row: Row) -> str:
-    return row.rule if row.layer is None else repr(prop.rule(row))
+    return repr(prop.rule(row)) if isinstance(row, LayerRow) else row.rule
 
 
 def _noise(model: Model) -> Tensor:

@@ -86,21 +86,46 @@ def set_item(prop: Propagation, func: Any, args: tuple) -> None:
         # the tensor that it is a view of is what goes on, so the constants themselves are put on the graph
         value = _on_graph(prop, target[index], value, row)
         within = True
+    # what is no signal now lies among what is: constants at the index, or all around it
+    if within and not around:
+        whole, added = _outside(prop, target, index)
     func(target, index, value)
+    if around and not within:
+        whole, added = target, torch.zeros_like(target)
+        added[index] = target.detach()[index]
     if not (around and within):
-        # what is no signal now lies among what is: constants at the index, or all around it
-        added = torch.zeros_like(target) if around else target.detach().clone()
-        added[index] = target.detach()[index] if around else 0
-        prop.constant(target, added, "bias", row)
+        prop.constant(whole, added, "bias", row)
     drop_tags(target)
 
 
 def overwrite(prop: Propagation, target: Tensor, args: tuple, kwargs: dict) -> Tensor:
     """Every value of a tensor replaced: by a signal, which takes all relevance, or by constants, which absorb it."""
-    values = args[1] if len(args) > 1 else kwargs.get("src", kwargs.get("value"))
+    values: Any = args[1] if len(args) > 1 else kwargs.get("src", kwargs.get("value"))
     if not signal(values):
         values = _on_graph(prop, target, values, prop.row("copy"))
-    return drop_tags(target.copy_(values))
+    return put(prop, target, values)
+
+
+def put(prop: Propagation, target: Tensor, values: Tensor) -> Tensor:
+    """Write a signal over a tensor; if that is a view of constants, the others of them become part of a signal."""
+    if signal(target) or not target._is_view():
+        return drop_tags(target.copy_(values))
+    whole, added = _outside(prop, target, ...)
+    target.copy_(values)
+    prop.constant(whole, added, "bias", prop.row("copy"))
+    return drop_tags(target)
+
+
+def _outside(prop: Propagation, target: Tensor, index: Any) -> tuple[Tensor, Tensor]:
+    """The tensor that a part of is about to be written, and its constants outside of that part."""
+    base = target._base
+    whole = target if base is None else base
+    left = whole.detach().clone()
+    if left.stride() != whole.stride():
+        raise prop.no_rule("writing into a part of a tensor with gaps", "A clone of that tensor has none. ")
+    part = left.as_strided(target.shape, target.stride(), target.storage_offset() - whole.storage_offset())
+    part[index] = 0
+    return whole, left
 
 
 def _on_graph(prop: Propagation, old: Tensor, values: Any, row: Row) -> Tensor:

@@ -30,12 +30,13 @@ class Ratio(Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, y: Tensor, at_zero: float) -> Tensor:
-        ctx.ratio = torch.where(x == 0, 0.0, (y - at_zero) / torch.where(x == 0, 1.0, x))
+        ratio = torch.where(x == 0, 0.0, (y - at_zero) / torch.where(x == 0, 1.0, x))
+        ctx.save_for_backward(ratio)  # autograd lets go of it once the last backward has passed
         return y.clone()
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:
-        return gradient * ctx.ratio, None, None
+        return gradient * ctx.saved_tensors[0], None, None
 
 
 class LayerNorm(Function):

@@ -9,7 +9,7 @@ from heatproof.lrp.affine import Affine
 from heatproof.lrp.arguments import detached
 from heatproof.lrp.functions import LayerNorm
 from heatproof.lrp.propagation import Propagation
-from heatproof.lrp.tags import carry_pixels
+from heatproof.lrp.tags import carry_pixels, scale_pixels
 
 WEIGHTED = {f"{kind}{axes}d": axes for kind in ("conv", "conv_transpose") for axes in (1, 2, 3)} | {"linear": 0}
 """Operations with weights, and how many spatial axes they have."""
@@ -34,9 +34,7 @@ def weighted(prop: Propagation, func: Any, name: str, args: tuple, kwargs: dict)
         geometry = (*values[:3], "transpose" in name, values[3], given.get("groups", 1))
     layer = Affine("", "convolution" if axes else "linear", weight, None if bias is None else bias.detach(), geometry)
     with torch.no_grad():
-        z = layer.forward(a, weight)
-        if layer.bias is not None:
-            z += layer.per_channel(layer.bias, z)
+        z = layer.forward(a, weight, layer.bias)
     return prop.through(layer, a, z, name)
 
 
@@ -126,13 +124,18 @@ def _batch_norm(prop: Propagation, func: Any, args: tuple, kwargs: dict) -> Any:
     scale = scale if given.get("weight") is None else scale * given["weight"].detach()
     shift = None if given.get("bias") is None else given["bias"].detach()
     view = [1, -1] + [1] * (x.ndim - 2)
-    with torch.no_grad():
-        z = torch.nn.functional.batch_norm(x, mean, variance, given.get("weight"), given.get("bias"), False, 0.0, eps)
-    merged = prop.merged(x, scale, mean, shift, z)
+
+    def whole() -> Tensor:
+        return torch.nn.functional.batch_norm(x, mean, variance, given.get("weight"), given.get("bias"), False, 0.0, eps)
+
+    merged = prop.merged(x, scale, mean, shift, whole)
     if merged is not None:
         return merged
     row = prop.row("batch_norm", "running statistics constant")
-    y = x * scale.view(view) + ((0 if shift is None else shift) - mean * scale).view(view)
+    added = ((0 if shift is None else shift) - mean * scale).view(view)
+    y = x * scale.view(view) + added
+    if x.ndim == 4:  # pixels, if it is the image, are scaled one by one
+        scale_pixels(x, y, lambda t: t * scale.view(view) + added)
     if shift is not None:
         prop.constant(y, shift.view(view), "bias", row)
     prop.constant(y, (-mean * scale).view(view), "norm", row)

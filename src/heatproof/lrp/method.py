@@ -71,7 +71,8 @@ class LRP:
     def __call__(self, tape: Tape) -> Maps:
         x = tape.x.detach()
         try:
-            return self._finish(tape, tape.watched or self._start(tape, x), tape.targets, 0)
+            watched, tape.watched = tape.watched, None  # the last backward uses it up
+            return self._finish(tape, watched or self._start(tape, x), tape.targets, 0)
         except MixedBatch:
             pass
         singles = [self._finish(tape, self._start(tape, x[i : i + 1]), tape.targets[i : i + 1], i) for i in range(len(x))]
@@ -92,7 +93,8 @@ class LRP:
 
     def _finish(self, tape: Tape, watched: "_Run", targets: Tensor, first: int) -> Maps:
         with recording(True):
-            found = [self._one_target(watched, targets[:, t]) for t in range(targets.shape[1])]
+            count = targets.shape[1]
+            found = [self._one_target(watched, targets[:, t], last=t + 1 == count) for t in range(count)]
         raw = torch.stack([one[0] for one in found], 1)
         residual = torch.stack([sum(one[1].values(), torch.zeros(())) for one in found], 1).to(raw)
         ledger = [row for t, one in enumerate(found) for row in _table(one[2], first, t)] if self.ledger else None
@@ -119,6 +121,7 @@ class LRP:
             with prop:
                 scores = run(tape.readout, tape.module, root)
                 prop.check_seen(scores)
+                prop.count_reads(scores)
                 if not scores.requires_grad:
                     raise MethodError(
                         "the scores do not depend differentiably on the input or the layer (a detach(), argmax or numpy step "
@@ -129,13 +132,14 @@ class LRP:
             for handle in handles:
                 handle.remove()
 
-    def _one_target(self, watched: "_Run", target: Tensor) -> tuple[Tensor, dict[str, Tensor], list[tuple]]:
+    def _one_target(self, watched: "_Run", target: Tensor, last: bool) -> tuple[Tensor, dict[str, Tensor], list[tuple]]:
         prop, scores, cut = watched.prop, watched.scores, watched.cut
         prop.clear()
+        prop.final = last  # what a layer kept can go as soon as the backward has passed it
         wanted = scores.gather(1, target[:, None])[:, 0]
         less = self._less(scores, target)
         inputs = [prop.leaf, prop.carrier, *cut]
-        gradients = torch.autograd.grad((wanted - less).sum(), inputs, retain_graph=True, allow_unused=True)
+        gradients = torch.autograd.grad((wanted - less).sum(), inputs, retain_graph=not last, allow_unused=True)
         leaf, carrier, *at_cut = [torch.zeros_like(i) if g is None else g for g, i in zip(gradients, inputs, strict=True)]
         relevance = (prop.leaf * leaf + carrier).detach()
         extra = {"contrast": less.detach().double()} if self.contrast is not None else {}

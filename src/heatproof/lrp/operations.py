@@ -53,31 +53,39 @@ _IN_PLACE_OPERATORS = {"__iadd__": "__add__", "__isub__": "__sub__", "__imul__":
 
 
 def handle(prop: Propagation, func: Any, args: tuple, kwargs: dict) -> Any:
-    """Run one operation so that its backward passes relevance.
+    """Run one operation on a signal so that its backward passes relevance.
 
     Raises:
         MethodError: there is no rule for it.
     """
     name = operation(func)
-    if not any(t.requires_grad for t in tensors(args, kwargs)):
-        return func(*args, **kwargs)
     if name == "__setitem__":
-        return elementwise.set_item(prop, func, args)
+        elementwise.set_item(prop, func, args)
+        return None
     written = args[0] if (_in_place(name) or kwargs.get("inplace")) and args and isinstance(args[0], Tensor) else None
-    if written is not None:
-        prop.before_writing(written)
     bare = _IN_PLACE_OPERATORS.get(name, name[:-1] if written is not None and name.endswith("_") and name[:-1] else name)
     bare = "relu" if bare == "relu_" else bare
+    if _rectifies(bare, args, kwargs):
+        prop.rectified(args[0] if args else kwargs["input"])
+    if written is not None:
+        prop.before_writing(written, rectifying=bare == "relu")
     if (written is not None and (bare in ("relu", "dropout") or bare in SHAPES)) or name in ("zero_", "requires_grad_"):
         return drop_tags(func(*args, **kwargs))
-    if name in ("copy_", "fill_"):
+    if written is not None and name in ("copy_", "fill_"):
         return elementwise.overwrite(prop, written, args, kwargs)
     if written is not None and bare not in ADDS and bare not in ACTIVATIONS:
         args = replaced(args, [written], [written.clone()])  # what the backward needs must not be overwritten by the result
     result = _outcome(prop, func, bare, args, {key: value for key, value in kwargs.items() if key != "inplace"}, written)
     if written is None or not isinstance(result, Tensor):
         return result
-    return drop_tags(written.copy_(result))
+    return elementwise.put(prop, written, result)
+
+
+def _rectifies(name: str, args: tuple, kwargs: dict) -> bool:
+    """Whether an operation hands nothing down to negative values."""
+    if name == "hardtanh":
+        return (args[1] if len(args) > 1 else kwargs.get("min_val", -1.0)) == 0
+    return name in ("relu", "relu6")
 
 
 def _in_place(name: str) -> bool:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
@@ -21,9 +22,16 @@ from heatproof.lrp.composites import Composite, Layer
 from heatproof.lrp.functions import Tap, Through
 from heatproof.lrp.rules import Passed, Rule
 from heatproof.lrp.seen import Seen, transformed
-from heatproof.lrp.tags import Pixels, origin_of, pixels_of, set_origin, set_pixels
+from heatproof.lrp.tags import Origin, Pixels, origin_of, pixels_of, set_origin, set_pixels
+from heatproof.models.operations import operation
 
 COLUMNS = ("bias", "epsilon", "norm", "softmax")
+
+_LOOKS = frozenset(
+    """dim size numel stride is_floating_point is_complex is_contiguous element_size __len__ shape.__get__ ndim.__get__
+    dtype.__get__ device.__get__ layout.__get__ is_cuda.__get__ requires_grad.__get__ is_nested.__get__""".split()
+)
+"""What is asked of a tensor without touching its values: half of all that a network calls."""
 
 
 class MixedBatch(HeatproofError):
@@ -37,10 +45,16 @@ class Row:
     place: str
     op: str
     rule: str = "autograd"
-    layer: Affine | None = None
-    merged: "Row | None" = None
     arrived: Tensor | None = None
     absorbed: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(eq=False, kw_only=True)
+class LayerRow(Row):
+    """A weighted layer in the ledger, and the row of the same with its batch norm."""
+
+    layer: Affine
+    merged: "LayerRow | None" = None
 
 
 def on_gradient(y: Tensor, then: Callable[[Tensor], None]) -> None:
@@ -74,12 +88,13 @@ class Propagation(TorchFunctionMode):
     ) -> None:
         super().__init__()
         self.module, self.composite, self.box, self.ledger, self.tolerant = module, composite, box, ledger, tolerant
-        self.layers: list[Row] = []
+        self.layers: list[LayerRow] = []
         self.rows: list[Row] = []
         self.batch = 1
         self.seen = Seen()
         self._places = [""]
-        self._savers: dict[int, list[Affine]] = {}
+        self.final = False
+        self._savers: dict[int, WeakSet[Affine]] = {}
         self._stack = ExitStack()
 
     def begin(self, x: Tensor) -> Tensor:
@@ -121,11 +136,23 @@ class Propagation(TorchFunctionMode):
         return self._places[-1]
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        from heatproof.lrp.operations import handle, operation  # which needs this file
+        from heatproof.lrp.operations import handle  # which needs this file
 
         kwargs = kwargs or {}
+        if operation(func) in _LOOKS:
+            return func(*args, **kwargs)
+        signals = [t for t in tensors(args, kwargs) if t.requires_grad]
+        weights = [t for t in signals if self.seen.is_weight(t)]
+        if weights:  # that the shadow could not freeze
+            frozen = [t.detach() for t in weights]
+            args, kwargs = replaced(args, weights, frozen), replaced(kwargs, weights, frozen)
+            signals = [t for t in signals if not self.seen.is_weight(t)]
+        if not signals:
+            return func(*args, **kwargs)
         try:
-            result = handle(self, func, *self._checked(args, kwargs))
+            self.check_seen(*signals)
+            self.count_reads(*signals)
+            result = handle(self, func, args, kwargs)
         except MethodError:
             if not self.tolerant:
                 raise
@@ -133,16 +160,6 @@ class Propagation(TorchFunctionMode):
             result = func(*args, **kwargs)
         self.seen.add(*tensors(args, kwargs, result))  # arguments too: they may have been written into
         return result
-
-    def _checked(self, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-        """Arguments whose signals all come from operations that were watched; weights that still ask for gradients do not."""
-        signals = [t for t in tensors(args, kwargs) if t.requires_grad]
-        self.check_seen(*signals)
-        weights = [t for t in signals if self.seen.is_weight(t)]
-        if weights:
-            frozen = [t.detach() for t in weights]
-            args, kwargs = replaced(args, weights, frozen), replaced(kwargs, weights, frozen)
-        return args, kwargs
 
     def check_seen(self, *signals: Tensor) -> None:
         """Raise unless watched operations made these values.
@@ -226,48 +243,59 @@ class Propagation(TorchFunctionMode):
         """The output of a weighted layer, with its rule in the backward."""
         self.check_batch(z.shape)
         pixels = pixels_of(a)
-        layer.batch, layer.shape = self.batch, a.shape
-        layer.pixels = None if pixels is None else (pixels.low, pixels.high, pixels.inside)
+        layer.place, layer.batch, layer.shape = self.place, self.batch, a.shape
+        layer.kept_pixels = None if pixels is None else (pixels.low, pixels.high, pixels.inside)
         if pixels is not None or self.composite.needs_input:
-            layer.input = a.detach()
-            self._keep(layer, layer.input)
+            layer.kept_input = a.detach()
+            self._keep(layer, layer.kept_input)
         if pixels is not None or self.composite.needs_output or self.ledger:
-            layer.output = z.detach()
-            self._keep(layer, layer.output)
-        row = self.row(op)
-        carrier = None if pixels is None else pixels.carrier
-        y = Through.apply(a, carrier, [z], lambda gradient: self._back(layer, row, gradient))
-        set_origin(y, (layer, row, a, y._version))
-        row.layer = layer
+            layer.kept_output = z.detach()
+            self._keep(layer, layer.kept_output)
+        row = LayerRow(self.place, op, layer=layer)
+        self.rows.append(row)
         self.layers.append(row)
+        origin = Origin(row, a, 0)
+        carrier = None if pixels is None else pixels.carrier
+        y: Tensor = Through.apply(a, carrier, [z], lambda gradient: self._back(row, origin, gradient))
+        origin.version = y._version
+        set_origin(y, origin)
         return y
 
-    def merged(self, y: Tensor, scale: Tensor, mean: Tensor, shift: Tensor | None, z: Tensor) -> Tensor | None:
-        """The output `z` of a batch norm right above a weighted layer with output `y`, as one layer; None where it is not."""
-        layer, row, a, version = origin_of(y) or (None,) * 4
-        if layer is None or version != y._version or layer.scale is not None or (layer.kind == "linear" and y.ndim != 2):
+    def merged(
+        self, y: Tensor, scale: Tensor, mean: Tensor, shift: Tensor | None, norm: Callable[[], Tensor]
+    ) -> Tensor | None:
+        """The output of a batch norm right above a weighted layer with output `y`, as one layer; None where it is not."""
+        origin = origin_of(y)
+        if origin is None:
+            return None
+        row: LayerRow = origin.row
+        layer = row.layer
+        if layer.scale is not None or (layer.kind == "linear" and y.ndim != 2):
             return None
         if row in self.layers:
             self.layers.remove(row)
             self.rows.remove(row)
-        fresh = replace(layer, scale=scale, mean=mean, shift=shift, memory={}, output=None, input=None)
+        fresh = replace(layer, scale=scale, mean=mean, shift=shift, memory={}, kept_output=None, kept_input=None)
         place, self._places[-1] = self._places[-1], row.place
         try:
-            merged = self.through(fresh, a, z, f"{row.op}+batch_norm")
+            with torch.no_grad():
+                z = norm()
+            merged = self.through(fresh, origin.input, z, f"{row.op}+batch_norm")
         finally:
             self._places[-1] = place
-        row.merged = self.rows[-1]
+        row.merged = self.layers[-1]
         return merged
 
-    def rule(self, row: Row) -> Rule:
+    def rule(self, row: LayerRow) -> Rule:
         """The rule that a weighted layer gets, known once the forward is over."""
         number, last = self.layers.index(row.merged or row), len(self.layers) - 1
         layer = row.layer
-        seen = Layer(row.place, layer.kind, number / max(last, 1), layer.pixels is not None, number == last)
+        seen = Layer(row.place, layer.kind, number / max(last, 1), layer.kept_pixels is not None, number == last)
         return self.composite.rule(seen)
 
-    def _back(self, layer: Affine, row: Row, gradient: Tensor) -> Passed:
-        rule = self.rule(row)
+    def _back(self, row: LayerRow, origin: Origin, gradient: Tensor) -> Passed:
+        rule, layer = self.rule(row), row.layer
+        layer.rectified = origin.rectified
         passed = rule(layer, gradient.contiguous())
         row.rule = repr(rule)
         if row.merged is not None and row not in self.rows:
@@ -277,18 +305,40 @@ class Propagation(TorchFunctionMode):
             self.absorb(row, column, getattr(passed, column))
         if self.ledger:
             row.arrived = layer.dot(layer.output, gradient)
+        if self.final:
+            layer.release()
         return passed
 
-    def _keep(self, layer: Affine, value: Tensor) -> None:
-        self._savers.setdefault(value.untyped_storage().data_ptr(), []).append(layer)
+    def count_reads(self, *values: Tensor) -> None:
+        """Something takes the outputs of these layers."""
+        for value in values:
+            origin = origin_of(value)
+            if origin is not None:
+                origin.reads += 1
 
-    def before_writing(self, target: Tensor) -> None:
-        """Something is about to write into a tensor: rules that still need its values take a copy."""
+    def rectified(self, value: Tensor) -> None:
+        """What takes this output hands nothing down to negative values."""
+        origin = origin_of(value)
+        if origin is not None:
+            origin.relus += 1
+
+    def _keep(self, layer: Affine, value: Tensor) -> None:
+        self._savers.setdefault(value.untyped_storage().data_ptr(), WeakSet()).add(layer)
+
+    def before_writing(self, target: Tensor, rectifying: bool = False) -> None:
+        """Something is about to write into a tensor: rules that still need its values take a copy.
+
+        A layer that nothing but this ReLU reads needs none: where its output was negative there will be no relevance.
+        """
         pointer = target.untyped_storage().data_ptr()
+        origin = origin_of(target)
+        spared = origin.row.layer if rectifying and origin is not None and origin.rectified else None
         for layer in self._savers.pop(pointer, ()):
-            for name in ("input", "output"):
+            for name in ("kept_input", "kept_output"):
                 value = getattr(layer, name)
-                if value is not None and value.untyped_storage().data_ptr() == pointer:
+                if layer is spared and name == "kept_output":
+                    self._savers[pointer] = WeakSet([layer])  # until the next write
+                elif value is not None and value.untyped_storage().data_ptr() == pointer:
                     setattr(layer, name, value.clone())
 
     def no_rule(self, op: str, hint: str = "") -> MethodError:

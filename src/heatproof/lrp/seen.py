@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import BackwardCFunction
 
+from heatproof.lrp.tags import origin_of
+
 
 class Seen:
     """The gradient functions of all values that watched operations returned."""
@@ -22,10 +24,12 @@ class Seen:
     def add(self, *values: Tensor) -> None:
         """Values that a watched operation returned or wrote into."""
         for value in values:
-            if value.grad_fn is not None:
-                self._nodes[id(value.grad_fn)] = value.grad_fn
-            if value._is_view() and value._base.grad_fn is not None:
-                self._nodes[id(value._base.grad_fn)] = value._base.grad_fn
+            if origin_of(value) is not None:
+                continue  # its tag says enough, and the node would keep a layer that is done with
+            base = value._base
+            for node in (value.grad_fn, None if base is None else base.grad_fn):
+                if node is not None:
+                    self._nodes[id(node)] = node
 
     def add_leaf(self, value: Tensor) -> None:
         """A value where relevance is to end."""
@@ -43,11 +47,11 @@ class Seen:
     def unseen(self, value: Tensor) -> str | None:
         """What made a value, if no watched operation did."""
         node = value.grad_fn
-        if node is None or id(node) in self._nodes:
+        if node is None or id(node) in self._nodes or origin_of(value) is not None:
             return None
-        if value._is_view() and not isinstance(node, BackwardCFunction):
+        base = value._base
+        if base is not None and not isinstance(node, BackwardCFunction):
             # a write into the base gives its views new gradient functions
-            base = value._base
             if base.grad_fn is None or id(base.grad_fn) in self._nodes:
                 return None
         return re.sub(r"Backward\d*$", "", node.name().split("::")[-1])

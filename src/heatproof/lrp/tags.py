@@ -11,6 +11,29 @@ _GATE, _PIXELS, _ORIGIN = "_lrp_gate", "_lrp_pixels", "_lrp_origin"
 
 
 @dataclass
+class Origin:
+    """The weighted layer that a tensor came out of, and what has been done with it since.
+
+    Args:
+        row: of the layer in the ledger.
+        input: of the layer.
+        version: of the tensor; with another one it has been written into.
+        reads, relus: how many operations took it, and how many of them hand nothing down to negative values.
+    """
+
+    row: Any
+    input: Tensor
+    version: int
+    reads: int = 0
+    relus: int = 0
+
+    @property
+    def rectified(self) -> bool:
+        """Whether no negative value can get relevance."""
+        return 0 < self.reads == self.relus
+
+
+@dataclass
 class Pixels:
     """What a tensor that still is the image carries along: relevance of pixels, their bounds, and 0 where there is padding."""
 
@@ -69,12 +92,13 @@ def scale_pixels(source: Any, y: Tensor, change: Callable[[Tensor], Tensor]) -> 
         set_pixels(y, pixels.scaled(change))
 
 
-def origin_of(x: Any) -> Any:
-    """The weighted layer that a tensor came out of, or None."""
-    return getattr(x, _ORIGIN, None)
+def origin_of(x: Any) -> Origin | None:
+    """The weighted layer that a tensor came out of, if nothing has been written into it since."""
+    origin: Origin | None = getattr(x, _ORIGIN, None)
+    return origin if origin is not None and origin.version == x._version else None
 
 
-def set_origin(x: Tensor, origin: Any) -> None:
+def set_origin(x: Tensor, origin: Origin) -> None:
     """Note the weighted layer that a tensor came out of."""
     setattr(x, _ORIGIN, origin)
 

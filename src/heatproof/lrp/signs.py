@@ -1,0 +1,131 @@
+"""Rules that treat contributions by their sign: γ, αβ and z⁺.
+
+All work in units of a batch norm's `|scale|`: `z / |scale| = (sign(scale) W) a + b / |scale|`. What is handed down is
+the same, and neither the weights nor the sums have to be multiplied by it.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import leaky_relu
+
+from heatproof.lrp.affine import Affine
+from heatproof.lrp.rules import Passed, Rule, remembered, shared_out
+
+
+@dataclass(frozen=True)
+class Gamma(Rule):
+    """LRP-γ: contributions of the output's own sign count more.
+
+    `R_j = Σ_k a_j (w_jk + γ w_jk⁺) / Σ_j a_j (w_jk + γ w_jk⁺) · R_k` for `a ≥ 0` and `z_k > 0`
+
+    For signed inputs, and for negative outputs, the products `a_j w_jk` of the output's sign are the ones boosted.
+    The bias is one of the summands. Used in the lower layers; larger γ suppresses negative relevance.
+
+    Args:
+        gamma: ≥ 0; towards infinity the rule becomes z⁺.
+
+    Paper: Montavon et al. 2019, equation 10.4; Andéol et al. 2021 for signed values.
+    """
+
+    gamma: float = 0.25
+    needs_input = True
+
+    def __call__(self, layer: Affine, gradient: Tensor) -> Passed:
+        if layer.rectified and _non_negative(layer):
+            return self._positive(layer, gradient)
+        # w + γ w^± = (1 + γ/2) (w ± κ |w|): whatever the signs of inputs and outputs, one more sum, of sizes, is all it takes
+        a, z, kappa = layer.input, layer.output, self.gamma / (2 + self.gamma)
+        weight, bias = layer.own_weight, layer.added
+        sizes, size = weight.abs().mul_(kappa), None if bias is None else bias.abs() * kappa
+
+        def whole() -> Tensor:
+            own = z.abs() if layer.size is None else z.abs().div_(layer.per_channel(layer.size, z))
+            return own.add_(layer.forward(a if _non_negative(layer) else a.abs(), sizes, size)).copysign_(z)
+
+        s, sums, lost = shared_out(layer, gradient, remembered(layer, self, whole))
+        aligned = s * z.sign()
+        absorbed = layer.absorbed(bias, sums)
+        if size is not None:
+            absorbed = absorbed + layer.absorbed(size, layer.sums(aligned))
+        down, more = layer.transposed(s, weight), layer.transposed(aligned, sizes)
+        down.add_(more if _non_negative(layer) else torch.where(a < 0, -more, more))
+        return Passed(down, absorbed, lost, torch.zeros_like(lost))
+
+    def _positive(self, layer: Affine, gradient: Tensor) -> Passed:
+        """From positive outputs to non-negative inputs: `(w + γ w⁺) / (1 + γ)` is a leaky ReLU of the weights."""
+        slope = 1 / (1 + self.gamma)
+        weight = leaky_relu(layer.own_weight, slope)
+        bias = None if layer.added is None else leaky_relu(layer.added, slope)
+        whole = remembered(layer, self, lambda: layer.forward(layer.input, weight, bias))
+        s, sums, lost = shared_out(layer, gradient, whole)
+        return Passed(layer.transposed(s, weight), layer.absorbed(bias, sums), lost, torch.zeros_like(lost))
+
+
+@dataclass(frozen=True)
+class AlphaBeta(Rule):
+    """LRP-αβ: positive and negative contributions go their own ways.
+
+    `R_j = Σ_k (α (a_j w_jk)⁺ / Σ_j (a_j w_jk)⁺ − β (a_j w_jk)⁻ / Σ_j (a_j w_jk)⁻) · R_k`, `α − β = 1`
+
+    Used in the lower layers. α = 1 is z⁺; α = 2, β = 1 shows evidence against as well.
+
+    Args:
+        alpha, beta: with `alpha − beta = 1`.
+
+    Paper: Bach et al. 2015, equation 60.
+    """
+
+    alpha: float = 2.0
+    beta: float = 1.0
+    needs_input = True
+
+    def __call__(self, layer: Affine, gradient: Tensor) -> Passed:
+        parts = [_by_sign(layer, gradient, share, sign) for share, sign in ((self.alpha, 1), (-self.beta, -1)) if share]
+        first, *others = parts
+        for other in others:
+            assert first.gradient is not None and other.gradient is not None
+            first.gradient.add_(other.gradient)
+            first.bias, first.epsilon = first.bias + other.bias, first.epsilon + other.epsilon
+        return first
+
+
+@dataclass(frozen=True)
+class ZPlus(Rule):
+    """LRP-z⁺: positive contributions only; γ in the limit, αβ with α = 1.
+
+    `R_j = Σ_k (a_j w_jk)⁺ / Σ_j (a_j w_jk)⁺ · R_k`
+
+    Used in the lower convolutions. Its maps are clean and depend little on the upper layers.
+    Paper: Montavon et al. 2017, equation 18.
+    """
+
+    needs_input = True
+
+    def __call__(self, layer: Affine, gradient: Tensor) -> Passed:
+        return AlphaBeta(1.0, 0.0)(layer, gradient)
+
+
+def _by_sign(layer: Affine, gradient: Tensor, share: float, sign: int) -> Passed:
+    """`share · R` along the contributions of one sign."""
+    a, weight, bias = layer.input, layer.own_weight, layer.added
+    along, against = ({"min": 0}, {"max": 0})[::sign]
+    same, added = weight.clamp(**along), None if bias is None else bias.clamp(**along)
+    opposite = None if _non_negative(layer) else weight.clamp(**against)
+
+    def whole() -> Tensor:
+        if opposite is None:
+            return layer.forward(a, same, added)
+        return layer.forward(a.clamp(min=0), same, added).add_(layer.forward(a.clamp(max=0), opposite))
+
+    s, sums, lost = shared_out(layer, gradient if share == 1 else gradient * share, remembered(layer, ("sign", sign), whole))
+    down = layer.transposed(s, same)
+    if opposite is not None:
+        down = torch.where(a < 0, layer.transposed(s, opposite), down)
+    return Passed(down, layer.absorbed(added, sums), lost, torch.zeros_like(lost))
+
+
+def _non_negative(layer: Affine) -> bool:
+    """Whether no input is negative, as behind a ReLU."""
+    return remembered(layer, "non-negative", lambda: bool(layer.input.amin() >= 0))
