@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -227,6 +227,7 @@ def test_ties_are_broken_by_the_seed_and_not_by_position():
     assert float(tied(half)[0]) == pytest.approx(0.5) and float(tied(torch.arange(6.0).view(1, 2, 3))[0]) == 0
 
 
+@settings(deadline=None)
 @given(st.integers(1, 12), st.integers(1, 9), st.integers(1, 14))
 def test_cells_are_means_and_go_back(side, height, width):
     maps = torch.rand(2, height, width, generator=torch.Generator().manual_seed(height * 20 + width))
