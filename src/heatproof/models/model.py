@@ -116,8 +116,9 @@ class Model:
 
     def prompt_column(self, prompt: str) -> Float[Tensor, "embedding"]:
         """A text's embedding of length one: the classifier's column for that text."""
-        classifier = self.with_prompts([prompt]).readout.classifier
-        return classifier[:, 0]
+        readout = self.with_prompts([prompt]).readout
+        assert isinstance(readout, Similarity) and readout.classifier is not None
+        return readout.classifier[:, 0]
 
     def survey(self, x: Float[Tensor, "batch 3 height width"]) -> Survey:
         """Which layers are maps for inputs of this size; asked of the network once."""
