@@ -55,7 +55,7 @@ def test_every_term_of_a_small_transformer():
             assert found[image, target, "blocks.1.linear2"] == pytest.approx(float(written[image, target, 1]))
             start_amount = sum(found[image, target, place] for place in ("patch", "prefix", "position"))
             assert start_amount == pytest.approx(float(initial[image, target]))
-            assert found[image, target, "head"] == pytest.approx(float(net.head.bias[targets[image][target]]))
+            assert found[image, target, "head"] == pytest.approx(float(net.head.bias.detach()[targets[image][target]]))
     torch.testing.assert_close(ex.contributions.sum((2, 3, 4)) + ex.residual, ex.scores, rtol=1e-12, atol=1e-12)
 
 

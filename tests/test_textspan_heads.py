@@ -52,7 +52,7 @@ def clip():
 
 def test_heads_add_up_to_the_embedding_of_each_image(clip):
     x = images(5, size=WIDE)
-    parts = list(spans(clip, x, batch_size=2))
+    parts = list(spans(clip, x, batch_size=2, first=True, mlps=True))
     heads = torch.cat([part.heads for part in parts])
     ex = hp.explain(clip, x, method="textspan", target=[[0, 2]] * 5)
     by_text = torch.einsum("blhe,bet->btlh", heads, clip.readout.classifier[:, ex.targets].permute(1, 0, 2))

@@ -108,10 +108,10 @@ def ablate(
     ablated: list[Tensor] = []
     masks: dict[str, Tensor] = {}
     also = [name for name, wanted in (("MLPs", mlps), ("class attention", class_attention)) if wanted]
-    for part in spans(model, images, batch_size):
+    for part in spans(model, images, batch_size, first=class_attention, mlps=mlps):
         masks = masks or _masks(part.heads.shape[1:3], heads or (), layers or (), cumulative)
         outputs.append(part.outputs)
-        ablated.append(torch.stack([_taken(part, mask, mlps, class_attention) for mask in masks.values()]))
+        ablated.append(torch.stack([_taken(part, mask) for mask in masks.values()]))
     before, taken = torch.cat(outputs), torch.cat(ablated, 1)
     if len(before) < 2:
         raise InputError("ablate replaces by the mean over images, and there is but one; pass at least two, better hundreds.")
@@ -145,12 +145,12 @@ def _masks(shape: Sequence[int], heads: Sequence[Any], layers: Sequence[int], cu
     return {" + ".join(said): mask}
 
 
-def _taken(part: Spans, mask: Tensor, mlps: bool, class_attention: bool) -> Float[Tensor, "batch outputs"]:
+def _taken(part: Spans, mask: Tensor) -> Float[Tensor, "batch outputs"]:
     """What is ablated, image by image."""
     total = part.heads[:, mask].sum(1)
-    if class_attention:
+    if part.first is not None:
         total = total + part.first[:, ~mask].sum(1)
-    return total + part.mlps.sum(1) if mlps else total
+    return total if part.mlps is None else total + part.mlps.sum(1)
 
 
 def _truth(truth: Any, count: int) -> Tensor | None:

@@ -9,7 +9,7 @@ A tensor is in one of three states. *Direct*: in the graph. *Image*: depends on 
 Anything else is a constant. An image tensor or a constant that meets the direct path becomes a leaf there.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,7 +75,11 @@ class DirectPath(TorchFunctionMode):
         return self._tap.unknown
 
     def backward(
-        self, outputs: Tensor, towards: Tensor, read: Callable[[Attention, Tensor], Tensor]
+        self,
+        outputs: Tensor,
+        towards: Tensor,
+        read: Callable[[Attention, Tensor], Tensor],
+        parts: Container[str] = ("embedding", "mlp", "bias", "constant"),
     ) -> tuple[dict[Attention, Tensor], dict[Term, Tensor]]:
         """What `⟨outputs, towards⟩` is made of, image by image.
 
@@ -83,14 +87,15 @@ class DirectPath(TorchFunctionMode):
             outputs: `(B, E)` what the forward returned.
             towards: `(B, E)` a direction for each image, such as a one for the target.
             read: from an attention and the gradient at its output to what is wanted of it.
+            parts: kinds of terms whose amounts are wanted.
 
         Returns:
             What was read, for the attentions that the gradient reaches, first to last; and the amount `(B,)` of every
-            other term that it reaches.
+            other term that it reaches, first to last.
         """
         self._amounts: dict[Term, Tensor] = {}
         self._found: dict[Attention, Tensor] = {}
-        self._read = read
+        self._read, self._parts = read, parts
         torch.autograd.grad(outputs, self._root, towards, retain_graph=True, allow_unused=True)
         found = {attention: self._found[attention] for attention in self._tap.attentions if attention in self._found}
         return found, {term: self._amounts[term] for term in self.terms if term in self._amounts}
@@ -129,6 +134,8 @@ class DirectPath(TorchFunctionMode):
         """What to do with a gradient at `value`: the term takes their product."""
 
         def arrived(gradient: Tensor) -> None:
+            if term.part not in self._parts:
+                return
             amount = self._inner(value.expand(gradient.shape), gradient)
             self._amounts[term] = amount + self._amounts.get(term, 0)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from heatproof.errors import InputError
 from heatproof.images import Sources
@@ -27,20 +27,28 @@ class Spans:
     Args:
         outputs: `(b, E)`: unit-length embeddings of an image–text model, logits of a classifier.
         heads: `(b, L, H, E)` what each head adds, from all tokens.
-        first: `(b, L, H, E)` the part of it that comes from the first token: the class token's attention to itself.
-        mlps: `(b, M, E)` what each MLP adds.
-        places: names of the M MLPs.
+        first: `(b, L, H, E)` the part of it that comes from the first token: the class token's attention to itself. None
+            unless asked for.
+        mlps: `(b, M, E)` what each MLP adds. None unless asked for.
     """
 
     outputs: Float[Tensor, "batch outputs"]
     heads: Float[Tensor, "batch layers heads outputs"]
-    first: Float[Tensor, "batch layers heads outputs"]
-    mlps: Float[Tensor, "batch mlps outputs"]
-    places: tuple[str, ...]
+    first: Float[Tensor, "batch layers heads outputs"] | None = None
+    mlps: Float[Tensor, "batch mlps outputs"] | None = None
 
 
-def spans(model: Model, images: Any, batch_size: int | None = None) -> Iterator[Spans]:
+def spans(
+    model: Model, images: Any, batch_size: int | None = None, *, first: bool = False, mlps: bool = False
+) -> Iterator[Spans]:
     """The spans of many images, a batch at a time.
+
+    Args:
+        model: its embedding is spanned, or its logits where it takes no prompts.
+        images: as `explain()` takes them.
+        batch_size: images per forward; None chooses by their area.
+        first: whether `first` is wanted.
+        mlps: whether `mlps` are.
 
     Raises:
         InputError: an image that cannot be read. MethodError: no attention writes to the outputs.
@@ -49,34 +57,45 @@ def spans(model: Model, images: Any, batch_size: int | None = None) -> Iterator[
     for x in _batches(model, images, batch_size):
         with recording(False):
             try:
-                yield _spans(model, module, x)
+                yield _spans(model, module, x, first, mlps)
             except Mixed:
-                yield from (_spans(model, module, x[i : i + 1]) for i in range(len(x)))
+                yield from (_spans(model, module, x[i : i + 1], first, mlps) for i in range(len(x)))
 
 
-def _spans(model: Model, module: torch.nn.Module, x: Tensor) -> Spans:
+def _spans(model: Model, module: nn.Module, x: Tensor, first: bool, mlps: bool) -> Spans:
     readout = model.readout
     path, outputs = follow(module, readout.embed if isinstance(readout, Similarity) else readout, x)
-    heads, mlps = [], []
-    places: tuple[str, ...] = ()
+    heads, written = [], []
+    # a number of the output after the other: each of these backwards touches the few rows that are read, and no weights but those
+    # of the projections
     for direction in torch.eye(outputs.shape[1]).to(outputs):
-        found, terms = path.backward(outputs, direction.expand(outputs.shape), _both)
-        written = [term for term in terms if term.part == "mlp"]
-        places = tuple(term.place for term in written)
+        found, terms = path.backward(
+            outputs, direction.expand(outputs.shape), _both if first else _whole, ("mlp",) if mlps else ()
+        )
         heads.append(stacked(found, terms))
-        mlps.append(torch.stack([terms[term] for term in written], 1) if written else outputs.new_zeros(len(x), 0))
+        written.append(torch.stack(list(terms.values()), 1) if terms else outputs.new_zeros(len(x), 0))
     both = torch.stack(heads, -1)
-    return Spans(outputs.detach().cpu(), both[..., 0, :].cpu(), both[..., 1, :].cpu(), torch.stack(mlps, -1).cpu(), places)
+    return Spans(
+        outputs.detach().cpu(),
+        both[..., 0, :].cpu(),
+        both[..., 1, :].cpu() if first else None,
+        torch.stack(written, -1).cpu() if mlps else None,
+    )
+
+
+def _whole(attention: Attention, gradient: Float[Tensor, "batch heads queries d"]) -> Float[Tensor, "batch heads 1"]:
+    """What a head adds from all tokens."""
+    rows = live_queries(gradient)
+    return (gradient[:, :, rows].to(at_least(gradient)) * attention.output[:, :, rows]).sum((2, 3))[..., None]
 
 
 def _both(attention: Attention, gradient: Float[Tensor, "batch heads queries d"]) -> Float[Tensor, "batch heads 2"]:
     """What a head adds from all tokens, and from the first alone."""
     kind = at_least(attention.value)
     rows = live_queries(gradient)
-    towards = gradient[:, :, rows].to(kind)
-    everything = (towards * attention.output[:, :, rows]).sum((2, 3))
-    onto_first = (towards @ attention.value[:, :, 0, :, None].to(kind))[..., 0]
-    return torch.stack([everything, (attention.weights(rows)[..., 0] * onto_first).sum(2)], 2)
+    onto_first = (gradient[:, :, rows].to(kind) @ attention.value[:, :, 0, :, None].to(kind))[..., 0]
+    own = (attention.weights(rows)[..., 0] * onto_first).sum(2)
+    return torch.cat([_whole(attention, gradient), own[..., None]], 2)
 
 
 def _batches(model: Model, images: Any, batch_size: int | None) -> Iterator[Float[Tensor, "batch 3 height width"]]:

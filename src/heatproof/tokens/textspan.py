@@ -42,7 +42,7 @@ class TextSpan:
     Misleads where tokens have mixed: a late token stands for its patch only as far as the layers before it left it
     there, and single tokens that serve as scratch space shine without having been seen. What MLPs do is not on the map.
 
-    Paper: Gandelsman, Efros & Steinhardt 2024, equations 6–9.
+    Paper: Gandelsman, Efros & Steinhardt 2024, section 3 (layers, heads and tokens).
     """
 
     signed: ClassVar[bool] = True
