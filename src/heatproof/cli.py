@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
 
 import typer
 
+from heatproof.bench_hallucination import hallucination
 from heatproof.bench_segmentation import segmentation
 from heatproof.cli_audit import audit
 from heatproof.cli_prove import prove
@@ -32,6 +33,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help="Sh
 bench_app = typer.Typer(help="Score methods over a data set.")
 app.add_typer(bench_app, name="bench")
 bench_app.command()(segmentation)
+bench_app.command()(hallucination)
 
 
 def _print_version(wanted: bool) -> bool:

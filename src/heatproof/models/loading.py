@@ -21,7 +21,11 @@ _LIBRARIES = {
 }
 """Prefix of a name, the file that knows the library, and the package to install."""
 
-_EMBEDDED = {"efficientnet-lite0": "heatproof.models.efficientnet_lite"}
+_EMBEDDED = {
+    "efficientnet-lite0": "heatproof.models.efficientnet_lite",
+    "planted-clip": "heatproof.models.planted.clip",
+    "planted-cnn": "heatproof.models.planted.cnn",
+}
 """Models whose weights come with the install."""
 
 _TEXT_ENCODERS = {"encode_image": "encode_text", "get_image_features": "get_text_features"}
@@ -32,8 +36,8 @@ def load(name: str, weights: Any = None) -> Model:
     """Load a model by name, with its own preprocessing and labels.
 
     Args:
-        name: `efficientnet-lite0` (weights come with the install), `torchvision/NAME`, `timm/NAME`,
-            `open_clip/NAME[:TAG]`, or `hf/REPO_OR_FOLDER`.
+        name: `efficientnet-lite0`, `planted-clip` or `planted-cnn` (weights come with the install),
+            `torchvision/NAME`, `timm/NAME`, `open_clip/NAME[:TAG]`, or `hf/REPO_OR_FOLDER`.
         weights: a file to use instead of the library's own weights: safetensors, or a state dict that torch can read
             with `weights_only=True`. No code in a file is ever run.
 

@@ -1,0 +1,45 @@
+"""The command `heatproof bench hallucination`. Thin: torch is imported inside, as in cli.py."""
+
+import contextlib
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def hallucination(
+    model: Annotated[str, typer.Option(help="A vision transformer that takes prompts, by name.")] = "planted-clip",
+    weights: Annotated[Path | None, typer.Option(help="Weights for the model: safetensors, or a torch state dict.")] = None,
+    scenes: Annotated[int, typer.Option(help="Planted scenes to score, four images each.", min=16)] = 160,
+    probing: Annotated[int, typer.Option(help="Other scenes, for head weights and thresholds.", min=64)] = 160,
+    seed: Annotated[int, typer.Option(help="Of all scenes.", min=0)] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")] = False,
+) -> int:
+    """Measure on planted scenes whether scores see objects or only what these usually stand on, before and after CHILI."""
+    from heatproof.console import Voice, print_json, print_table
+
+    with Voice() as voice, contextlib.redirect_stdout(sys.stderr):
+        voice.work("importing torch")
+        from heatproof.models import load
+        from heatproof.scale import hallucination as scale
+
+        voice.work(f"loading {model}")
+        aimed = scale.aimed(load(model, weights))
+        voice.work("scoring", scale.images(scenes, probing))
+
+        def step(count: int) -> None:
+            for _ in range(count):
+                voice.step()
+
+        found, heads = scale.measure(aimed, scenes, probing, seed, step)
+        table = scale.summary(found, seed)
+    if as_json:
+        print_json(scale.document(table, scenes))
+    else:
+        print_table(
+            ("score and map", *scale.COLUMNS.values()),
+            [(kind, *(scale.told(row[key]) for key in scale.COLUMNS)) for kind, row in table.items()],
+        )
+        print(f"{scenes} scenes of four images; 95 % intervals over scenes. {heads!r}, fitted on {probing} others.")
+    return 0
