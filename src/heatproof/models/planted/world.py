@@ -73,6 +73,9 @@ class World:
             object: a name; None draws one.
             context: a name; None draws one, as the correlation says.
 
+        Returns:
+            A `Scene`; it is drawn when its pixels are asked for.
+
         Raises:
             InputError: a name that this world does not know, or a seed that is no seed.
         """
@@ -88,7 +91,15 @@ class World:
         return Scene(self, key, _known(object, OBJECTS), _known(context, CONTEXTS))
 
     def scenes(self, count: int, seed: Any = 0) -> Iterator["Scene"]:
-        """So many scenes, the first ones the same for any count."""
+        """So many scenes, one after the other, the first ones the same for any count.
+
+        Args:
+            count: how many.
+            seed: a whole number from 0, or a generator.
+
+        Raises:
+            InputError: a seed that is no seed.
+        """
         rng = _stream(seed)
         return (self.scene(rng) for _ in range(count))
 
