@@ -12,6 +12,7 @@ from skimage.draw import polygon2mask
 from torch import nn
 
 import heatproof as hp
+from heatproof.models.planted import World
 from heatproof.models.preprocess import RAW
 from heatproof.models.sites import Site
 from heatproof.shaping.cut import _cheapest, cut, outline_level
@@ -175,6 +176,18 @@ def test_outlines_of_known_objects_beat_the_thresholded_map():
         maps.append(overlap(heat > 0.2 * heat.max(), truth))
     assert np.mean(cuts) > 0.95 and min(cuts) > 0.9 and np.mean(maps) < 0.75
     assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
+
+
+def test_planted_objects_are_cut_out():
+    planted = hp.load("planted-cnn")
+    cuts, maps = [], []
+    for scene in World().scenes(16, seed=3):
+        found = hp.shape(planted, scene.image, scene.object)
+        cuts.append(overlap(found.mask, scene.object_mask))
+        heat = hp.explain(planted, scene.image, "gradcam", scene.object).map.numpy()
+        levels = np.linspace(0.05, 0.95, 19) * heat.max()
+        maps.append(max(overlap(heat > level, scene.object_mask) for level in levels))  # the best it could be
+    assert np.mean(cuts) > 0.7 and np.mean(cuts) > np.mean(maps) + 0.15
 
 
 def test_contours_box_and_pictures():

@@ -29,7 +29,7 @@ def guided_filter(
     Raises:
         InputError: a radius or ε that is not positive.
 
-    Paper: He, Sun, Tang 2013, "Guided Image Filtering", equations 19 to 21.
+    Paper: He, Sun, Tang 2013, "Guided Image Filtering", with a guide of several channels.
     """
     if radius < 1 or not epsilon > 0:
         raise InputError(f"radius={radius!r}, epsilon={epsilon!r}; expected at least one pixel, and a positive number.")
