@@ -107,7 +107,6 @@ def test_the_readmes_ten_lines_run(tmp_path, monkeypatch, capsys):
     total, score = map(float, capsys.readouterr().out.split("\n")[0].split())
     assert total == pytest.approx(score, rel=1e-3) and names["saliency"].method == "gbvs"
 
-
     proof = re.search(r"## Is it true\?\n\n```python\n(.*?)```", README, re.DOTALL)[1]
     exec(compile(proof, "README.md", "exec"), names)
     said = capsys.readouterr().out

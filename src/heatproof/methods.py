@@ -129,7 +129,7 @@ class Table(Sequence[Row]):
 
 _CAM, _MASK, _GRAD, _BASE = "heatproof.cam.methods", "heatproof.cam.masking", "heatproof.gradients", "heatproof.baselines"
 _MAP, _SLOPE, _INPUT = ("model", "layer"), ("model", "layer", "layer gradient"), ("model", "input gradient")
-_AGAIN = ("model", "forwards")
+_AGAIN, _LOOK = ("model", "forwards"), ("model", "attention")
 _UP, _TOKENS = "heatproof.bottom_up", "heatproof.tokens"
 _LRP_PAPERS = "Bach et al. 2015; Montavon et al. 2019; Achtibat et al. 2024"
 
@@ -159,7 +159,9 @@ _TABLE = Table(
         Row("scorecam", "cam", (*_MAP, "forwards"), "Wang et al. 2020", f"{_MASK}:ScoreCAM"),
         Row("ablationcam", "cam", (*_MAP, "forwards"), "Desai & Ramaswamy 2020", f"{_MASK}:AblationCAM"),
         Row("lrp", "relevance", ("model", "relevance"), _LRP_PAPERS, "heatproof.lrp.method:LRP"),
-        Row("legrad", "tokens", ("model", "attention", "attention gradient"), "Bousselham et al. 2024", f"{_TOKENS}.legrad:LeGrad"),
+        Row(
+            "legrad", "tokens", ("model", "attention", "attention gradient"), "Bousselham et al. 2024", f"{_TOKENS}.legrad:LeGrad"
+        ),
         Row("rollout", "tokens", ("model", "attention"), "Abnar & Zuidema 2020", f"{_TOKENS}.rollout:Rollout"),
         Row("attention", "tokens", ("model", "attention"), "Dosovitskiy et al. 2021", f"{_TOKENS}.rollout:RawAttention"),
         Row("textspan", "tokens", ("model", "tokens"), "Gandelsman et al. 2024", "heatproof.tokens.textspan:TextSpan"),

@@ -10,13 +10,11 @@ def tensors(*values: Any) -> list[Tensor]:
     """All tensors in arguments, however nested in lists and tuples."""
     found: list[Tensor] = []
     for value in values:
-        if value is None:
-            continue
         if isinstance(value, Tensor):
             found.append(value)
-        elif isinstance(value, list | tuple):
+        elif isinstance(value, (list, tuple)):
             found += tensors(*value)
-        elif isinstance(value, dict):
+        elif isinstance(value, dict) and value:
             found += tensors(*value.values())
     return found
 

@@ -126,7 +126,7 @@ def _batch_norm(prop: Propagation, func: Any, args: tuple, kwargs: dict) -> Any:
     view = [1, -1] + [1] * (x.ndim - 2)
 
     def whole() -> Tensor:
-        return torch.nn.functional.batch_norm(x, mean, variance, given.get("weight"), given.get("bias"), False, 0.0, eps)
+        return torch.batch_norm(x, given.get("weight"), given.get("bias"), mean, variance, False, 0.0, eps, True)
 
     merged = prop.merged(x, scale, mean, shift, whole)
     if merged is not None:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import Any
-from weakref import WeakSet
+from weakref import ref
 
 import torch
 from torch import Tensor, nn
@@ -94,7 +94,7 @@ class Propagation(TorchFunctionMode):
         self.seen = Seen()
         self._places = [""]
         self.final = False
-        self._savers: dict[int, WeakSet[Affine]] = {}
+        self._savers: dict[int, list[ref[Affine]]] = {}
         self._stack = ExitStack()
 
     def begin(self, x: Tensor) -> Tensor:
@@ -141,7 +141,8 @@ class Propagation(TorchFunctionMode):
         kwargs = kwargs or {}
         if operation(func) in _LOOKS:
             return func(*args, **kwargs)
-        signals = [t for t in tensors(args, kwargs) if t.requires_grad]
+        given = tensors(args, kwargs)
+        signals = [t for t in given if t.requires_grad]
         weights = [t for t in signals if self.seen.is_weight(t)]
         if weights:  # that the shadow could not freeze
             frozen = [t.detach() for t in weights]
@@ -158,7 +159,7 @@ class Propagation(TorchFunctionMode):
                 raise
             self.row(operation(func), "none")
             result = func(*args, **kwargs)
-        self.seen.add(*tensors(args, kwargs, result))  # arguments too: they may have been written into
+        self.seen.add(*given, *tensors(result))  # arguments too: they may have been written into
         return result
 
     def check_seen(self, *signals: Tensor) -> None:
@@ -261,9 +262,7 @@ class Propagation(TorchFunctionMode):
         set_origin(y, origin)
         return y
 
-    def merged(
-        self, y: Tensor, scale: Tensor, mean: Tensor, shift: Tensor | None, norm: Callable[[], Tensor]
-    ) -> Tensor | None:
+    def merged(self, y: Tensor, scale: Tensor, mean: Tensor, shift: Tensor | None, norm: Callable[[], Tensor]) -> Tensor | None:
         """The output of a batch norm right above a weighted layer with output `y`, as one layer; None where it is not."""
         origin = origin_of(y)
         if origin is None:
@@ -323,7 +322,8 @@ class Propagation(TorchFunctionMode):
             origin.relus += 1
 
     def _keep(self, layer: Affine, value: Tensor) -> None:
-        self._savers.setdefault(value.untyped_storage().data_ptr(), WeakSet()).add(layer)
+        # weakly: a convolution whose batch norm has made it part of another layer is done with
+        self._savers.setdefault(value.untyped_storage().data_ptr(), []).append(ref(layer))
 
     def before_writing(self, target: Tensor, rectifying: bool = False) -> None:
         """Something is about to write into a tensor: rules that still need its values take a copy.
@@ -333,11 +333,11 @@ class Propagation(TorchFunctionMode):
         pointer = target.untyped_storage().data_ptr()
         origin = origin_of(target)
         spared = origin.row.layer if rectifying and origin is not None and origin.rectified else None
-        for layer in self._savers.pop(pointer, ()):
+        for layer in {alive for saver in self._savers.pop(pointer, ()) if (alive := saver()) is not None}:
             for name in ("kept_input", "kept_output"):
                 value = getattr(layer, name)
                 if layer is spared and name == "kept_output":
-                    self._savers[pointer] = WeakSet([layer])  # until the next write
+                    self._savers[pointer] = [ref(layer)]  # until the next write
                 elif value is not None and value.untyped_storage().data_ptr() == pointer:
                     setattr(layer, name, value.clone())
 

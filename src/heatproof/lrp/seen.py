@@ -50,10 +50,10 @@ class Seen:
         if node is None or id(node) in self._nodes or origin_of(value) is not None:
             return None
         base = value._base
-        if base is not None and not isinstance(node, BackwardCFunction):
-            # a write into the base gives its views new gradient functions
-            if base.grad_fn is None or id(base.grad_fn) in self._nodes:
-                return None
+        # a write into the base gives its views new gradient functions
+        known = base is not None and (base.grad_fn is None or id(base.grad_fn) in self._nodes)
+        if known and not isinstance(node, BackwardCFunction):
+            return None
         return re.sub(r"Backward\d*$", "", node.name().split("::")[-1])
 
 

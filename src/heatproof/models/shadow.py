@@ -53,7 +53,7 @@ def _copy_module(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
 def _copy_object(value: Any, memo: dict[int, Any]) -> Any:
     twin = object.__new__(type(value))
     memo[id(value)] = twin
-    twin.__dict__.update({name: _copy(item, memo) for name, item in vars(value).items()})
+    twin.__dict__.update({n: item if type(item) in _SHARED else _copy(item, memo) for n, item in vars(value).items()})
     return twin
 
 
@@ -77,7 +77,7 @@ def _copy(value: Any, memo: dict[int, Any]) -> Any:
         twin.extend(_copy(item, memo) for item in value)
     elif kind is dict or kind is OrderedDict:  # half of all values: a module has a dozen empty ones for hooks
         memo[id(value)] = mapping = kind()
-        for name, item in value.items():
+        for name, item in value.items() if value else ():
             mapping[name] = _copy(item, memo)
     elif kind is types.MethodType:
         return types.MethodType(value.__func__, _copy(value.__self__, memo))
