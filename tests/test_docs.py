@@ -115,7 +115,7 @@ def test_the_readmes_ten_lines_run(tmp_path, monkeypatch, capsys):
 
 def test_the_readmes_cards_are_of_every_method():
     table = re.search(r"<!-- audit -->\n(.*?)<!-- /audit -->", README, re.DOTALL)[1]
-    assert re.findall(r"^\| ([\w+-]+) \|", table, re.MULTILINE)[1:] == hp.methods().names
+    assert re.findall(r"^\| ([\w+-]+) \|", table, re.MULTILINE)[2:] == hp.methods().names
 
 
 @pytest.mark.parametrize("page", ["chili", "textspan"])
