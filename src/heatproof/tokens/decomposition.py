@@ -5,7 +5,8 @@ is a head's output, `α` its attention weights and `v` its values. The text goes
 heads, not the heads' outputs forward into the embedding, so nothing larger than the contributions is ever made.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -133,13 +134,23 @@ def decompose(module: nn.Module, readout: Readout, x: Tensor, aim: Aim, minus_me
     )
 
 
-def follow(module: nn.Module, readout: Callable[[nn.Module, Tensor], Tensor], x: Tensor) -> tuple[DirectPath, Tensor]:
-    """Run a batch with its direct path recorded: the path, and what the readout made of it.
+@contextmanager
+def follow(
+    module: nn.Module, readout: Callable[[nn.Module, Tensor], Tensor], x: Tensor, outputs: bool = False
+) -> Iterator[tuple[DirectPath, Tensor]]:
+    """Run a batch with its direct path recorded: the path, and what the readout made of it; inside the block only.
 
     Raises:
         MethodError: something like attention that is none as we know it.
     """
-    path = DirectPath(module, len(x))
+    path = DirectPath(module, len(x), outputs)
+    try:
+        yield path, _run(path, module, readout, x)
+    finally:
+        path.release()
+
+
+def _run(path: DirectPath, module: nn.Module, readout: Callable[[nn.Module, Tensor], Tensor], x: Tensor) -> Tensor:
     with recording(True):
         x = x.detach().clone()
         mark(x, "image")
@@ -153,7 +164,7 @@ def follow(module: nn.Module, readout: Callable[[nn.Module, Tensor], Tensor], x:
             f"the attention in {place!r} cannot be decomposed by tokens ({seen}); textspan needs a plain vision transformer. "
             "lrp and the gradient methods take any network."
         )
-    return path, output
+    return output
 
 
 def _slices(count: int, limit: int) -> list[slice]:
@@ -161,8 +172,11 @@ def _slices(count: int, limit: int) -> list[slice]:
 
 
 def _decompose(module: nn.Module, readout: Readout, x: Tensor, aim: Aim, minus_mean: bool, which: slice) -> Decomposition:
-    path, scores = follow(module, readout, x[which])
-    targets = aim(scores.detach(), which)
+    with follow(module, readout, x[which]) as (path, scores):
+        return _account(path, scores, aim(scores.detach(), which), minus_mean, (x.shape[-2], x.shape[-1]))
+
+
+def _account(path: DirectPath, scores: Tensor, targets: Tensor, minus_mean: bool, size: tuple[int, int]) -> Decomposition:
     if minus_mean and scores.shape[1] < 2:
         raise MethodError("minus_mean=True takes the mean over all classes or prompts, and there is but one; name at least two.")
     columns, amounts = [], []
@@ -176,10 +190,10 @@ def _decompose(module: nn.Module, readout: Readout, x: Tensor, aim: Aim, minus_m
         columns.append(stacked(found, terms))
         amounts.append(torch.stack(list(terms.values()), 1))
     contributions = torch.stack(columns, 1)
-    grid = token_grid(contributions.shape[-1], (x.shape[-2], x.shape[-1]), reversed(path.grids))
+    grid = token_grid(contributions.shape[-1], size, reversed(path.grids))
     if grid is None:
         raise MethodError(
-            f"{contributions.shape[-1]} tokens do not form a grid over an input of {tuple(x.shape[-2:])}; textspan needs a plain "
+            f"{contributions.shape[-1]} tokens do not form a grid over an input of {size}; textspan needs a plain "
             "vision transformer."
         )
     result = Decomposition(
@@ -192,7 +206,7 @@ def _decompose(module: nn.Module, readout: Readout, x: Tensor, aim: Aim, minus_m
         grid,
         minus_mean,
     )
-    _check(result, len(x[which]) > 1)
+    _check(result, path.images > 1)
     return result
 
 

@@ -44,11 +44,12 @@ class DirectPath(TorchFunctionMode):
     Args:
         module: the shadow that runs; its submodules name the places.
         images: how many there are in the batch.
+        outputs: whether what attention returns is kept; its queries, keys and values are.
     """
 
-    def __init__(self, module: nn.Module, images: int) -> None:
+    def __init__(self, module: nn.Module, images: int, outputs: bool = False) -> None:
         super().__init__()
-        self.module, self.images = module, images
+        self.module, self.images, self.outputs = module, images, outputs
         self.terms: list[Term] = []
         self.grids: list[tuple[int, int]] = []
         self._tap = Tap(module, images, self._attend)
@@ -100,6 +101,11 @@ class DirectPath(TorchFunctionMode):
         found = {attention: self._found[attention] for attention in self._tap.attentions if attention in self._found}
         return found, {term: self._amounts[term] for term in self.terms if term in self._amounts}
 
+    def release(self) -> None:
+        """Let go of all values: path and tap know each other, and the garbage collector would come too late."""
+        self._tap.attentions.clear()
+        self._found, self._amounts = {}, {}
+
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return handle(self, func, args, kwargs or {})
 
@@ -119,6 +125,8 @@ class DirectPath(TorchFunctionMode):
         def arrived(gradient: Tensor) -> None:
             self._found[attention] = self._read(attention, gradient)
 
+        if not self.outputs:
+            attention.output = torch.empty(output.shape, device="meta")
         return self.leaf(output.detach(), arrived)
 
     def summand(self, value: Tensor, shape: torch.Size, op: str) -> Tensor:

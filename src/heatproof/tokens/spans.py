@@ -64,16 +64,15 @@ def spans(
 
 def _spans(model: Model, module: nn.Module, x: Tensor, first: bool, mlps: bool) -> Spans:
     readout = model.readout
-    path, outputs = follow(module, readout.embed if isinstance(readout, Similarity) else readout, x)
     heads, written = [], []
-    # a number of the output after the other: each of these backwards touches the few rows that are read, and no weights but those
-    # of the projections
-    for direction in torch.eye(outputs.shape[1]).to(outputs):
-        found, terms = path.backward(
-            outputs, direction.expand(outputs.shape), _both if first else _whole, ("mlp",) if mlps else ()
-        )
-        heads.append(stacked(found, terms))
-        written.append(torch.stack(list(terms.values()), 1) if terms else outputs.new_zeros(len(x), 0))
+    with follow(module, readout.embed if isinstance(readout, Similarity) else readout, x, outputs=True) as (path, outputs):
+        # a backward for each number of the output: along the direct path, in the few rows that are read
+        for direction in torch.eye(outputs.shape[1]).to(outputs):
+            found, terms = path.backward(
+                outputs, direction.expand(outputs.shape), _both if first else _whole, ("mlp",) if mlps else ()
+            )
+            heads.append(stacked(found, terms))
+            written.append(torch.stack(list(terms.values()), 1) if terms else outputs.new_zeros(len(x), 0))
     both = torch.stack(heads, -1)
     return Spans(
         outputs.detach().cpu(),
