@@ -130,6 +130,13 @@ class Model:
             surveys[key] = survey(self.module, self.readout, x)
         return surveys[key]
 
+    def around(self, copy: nn.Module) -> "Model":
+        """The same model around a structural copy of its module, which need not be surveyed again."""
+        known, copied = (tuple(id(m) for m in module.modules()) for module in (self.module, copy))
+        surveys = _SURVEYS.get(self.module, {})
+        _SURVEYS[copy] = {(*key[:-1], copied): found for key, found in surveys.items() if key[-1] == known}
+        return replace(self, module=copy)
+
     def sites(self, layer: Any, x: Float[Tensor, "batch 3 height width"]) -> tuple[Site, ...]:
         """The layers that `layer=` means: None for the last spatial features, a name, a module, or a list of them.
 

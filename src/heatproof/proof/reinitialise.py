@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -55,7 +55,7 @@ class Forgetful:
     """
 
     def __init__(self, model: Model, x: Tensor) -> None:
-        self.model = replace(model, module=shadow(model.module))
+        self.model = model.around(shadow(model.module))
         self._x = x.detach()[: batch_limit(*x.shape[-2:])].to(*placement(self.model.module))
         self.layers = self._find()
 
