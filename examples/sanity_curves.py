@@ -19,7 +19,7 @@ METHODS = ["gradcam", "gradient", "gradient-x-input", "lrp", "edges"]
 
 def main() -> None:
     model = hp.load("efficientnet-lite0")
-    figure, axes = pyplot.subplots(1, 2, figsize=(8, 3), sharey=True, layout="constrained")
+    figure, axes = pyplot.subplots(1, 2, figsize=(8, 3.4), sharey=True, layout="constrained")
     for method in METHODS:
         found = hp.sanity(model, [PHOTOS / "coffee.png", PHOTOS / "chelsea.png"], method, orders=("top-down",), stages=10)
         print(found)
@@ -31,7 +31,7 @@ def main() -> None:
     for axis, title in zip(axes, ("with its signs", "where it is strong (|map|)"), strict=True):
         axis.set(title=title, xlabel="stages randomised, from the scores down", ylim=(-0.6, 1.05))
         axis.axhline(0, color="grey", linewidth=0.5)
-    axes[0].set_ylabel("Spearman with the learned model's map")
+    axes[0].set_ylabel("Spearman with the learned map")
     axes[1].legend(frameon=False, fontsize=8, loc="lower left", ncols=2)
     figure.savefig(PICTURE, dpi=90)
     print(PICTURE)
