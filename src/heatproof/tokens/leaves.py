@@ -30,7 +30,8 @@ class Linear(Function):
     @staticmethod
     def forward(ctx: Any, a: Tensor, weight: Tensor, bias: Tensor | None, arrived: Callable[[Tensor], None] | None) -> Tensor:
         ctx.weight, ctx.arrived = weight, arrived
-        return torch.nn.functional.linear(a, weight, bias)
+        # tokens before the batch would become a product per token
+        return torch.nn.functional.linear(a.contiguous(), weight, bias)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:
