@@ -13,6 +13,7 @@ from heatproof.proof.curves import Road
 from heatproof.proof.maps import ranks
 from heatproof.proof.placements import placements
 from heatproof.proof.regions import PARTS, marked
+from heatproof.proof.spectrum import matched_spectrum
 from heatproof.proof.trial import veil
 from tiny import GapNet, HeadNet, TinyViT, images, seeded
 
@@ -204,6 +205,33 @@ def test_the_budget_is_kept_and_buys_a_finer_p(budget):
     assert 0.9 * budget < verdict.forwards <= budget
     low, high = verdict.p_interval[0, 0].tolist()
     assert (verdict.null.shape[-1] > budget / 6 and low <= float(verdict.p_value) <= high) or verdict.p_value == 1
+
+
+@pytest.mark.parametrize("budget", [135, 400])
+def test_tests_that_share_their_forwards_have_a_null_at_any_budget(budget):
+    names = ["infidelity", "sensitivity-n", "road", "deletion"]
+    verdict = hp.prove(seeded(HeadNet), images(1), smooth(1, 24, 40, 2.0), tests=names, budget=budget)
+    for name in names[:2]:
+        one = verdict.tests[name]
+        assert one.nulls.shape[-1] >= 19 and torch.isfinite(one.nulls).all() and 1 / 40 <= float(one.p_value) <= 1
+    alone = hp.prove(seeded(HeadNet), images(1), smooth(1, 24, 40, 2.0), tests=["infidelity"], budget=400)
+    assert alone.tests["infidelity"].nulls.shape[-1] == 39 and 0.9 * 400 < alone.forwards <= 400
+
+
+def test_a_large_budget_draws_no_more_random_maps_at_once(monkeypatch):
+    import heatproof.proof.trial as trial
+
+    drawn = []
+
+    def spy(map, count, seed):
+        drawn.append((count, seed))
+        return matched_spectrum(map, count, seed)
+
+    monkeypatch.setattr(trial, "matched_spectrum", spy)
+    verdict = hp.prove(seeded(GapNet), images(1), smooth(1, 24, 40, 2.0), tests=[], budget=1500, seed=7)
+    assert max(count for count, _ in drawn) == 16 and len({seed for _, seed in drawn}) == len(drawn) > 1
+    nulls = verdict.tests["texture"].nulls[0, 0]
+    assert sum(count for count, _ in drawn) == len(nulls) == len(nulls.unique())
 
 
 @pytest.mark.parametrize("budget", [0, -5, True, 102])

@@ -1,6 +1,7 @@
 """What comes in is not always a map of a photo that a model understands: every case is named in a sentence."""
 
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from torch import nn
 
 import heatproof as hp
 from heatproof.models import Model
+from heatproof.proof.curves import Deletion
 from tiny import GapNet, HeadNet, images, seeded
 
 QUICK = {"tests": [], "budget": 103}
@@ -108,6 +110,61 @@ def test_any_array_will_do():
         torch.testing.assert_close(
             hp.prove(above_chance(), images(2), other, target=0, **QUICK).effect, first.effect, rtol=1e-2, atol=1e-3
         )
+
+
+def test_an_array_may_lie_in_memory_as_it_likes():
+    maps = bumps(2)
+    first = hp.prove(above_chance(), images(2), maps, target=0, **QUICK).effect
+    locked = maps.numpy().copy()
+    locked.setflags(write=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for other in (
+            maps.numpy()[:, ::-1].copy()[:, ::-1],
+            np.asfortranarray(maps.numpy()),
+            maps.numpy().astype(">f8"),
+            locked,
+            [one for one in maps],
+            [one.numpy() for one in maps],
+            maps.to_sparse(),
+        ):
+            assert torch.equal(hp.prove(above_chance(), images(2), other, target=0, **QUICK).effect, first)
+    mask = (maps > 0.5).numpy()
+    first = hp.prove(above_chance(), images(2), mask, target=0, **QUICK).effect
+    for other in (mask.astype(np.uint8) * 255, mask.astype(np.int64), mask.astype(np.uint16) * 60000):
+        assert torch.equal(hp.prove(above_chance(), images(2), other, target=0, **QUICK).effect, first)
+
+
+@pytest.mark.parametrize(
+    "maps", [bumps(2).numpy().astype(complex), bumps(2) * 1j, bumps(2).numpy().astype(object), [[1.0], [2.0, 3.0]], {"a": 1}]
+)
+def test_what_has_no_order_is_no_map(maps):
+    with pytest.raises(hp.InputError, match="which is no array of numbers"):
+        hp.prove(above_chance(), images(2), maps, target=0, **QUICK)
+
+
+@pytest.mark.parametrize(
+    "tests, message",
+    [
+        (3, "a test came as int"),
+        ([Deletion], "a test came as type|a test came as ABCMeta"),
+        ("completeness", "no test of one map among its copies: elsewhere in the image it adds up to the same"),
+        (["max-sensitivity"], "it makes new maps"),
+    ],
+)
+def test_tests_that_cannot_be_run_are_named(tests, message):
+    with pytest.raises(hp.MethodError, match=message):
+        hp.prove(above_chance(), images(1), bumps(), tests=tests, target=0)
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])
+def test_any_precision_any_mode_and_every_test(kind):
+    net = seeded(HeadNet).to(kind).train()
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    names = ["road", "pixel-flipping", "infidelity", "sensitivity-n", "average-drop", "average-increase", "deletion", "insertion"]
+    verdict = hp.prove(net, images(1).to(kind), bumps(), tests=names, budget=300)
+    assert all(torch.isfinite(verdict.tests[name].values).all() for name in names)
+    assert net.training and all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
 
 
 def test_no_model():
@@ -255,3 +312,8 @@ def test_prompts_are_found_by_name():
     torch.testing.assert_close(verdict.scores.float(), ex.scores)
     other = hp.prove(model.with_prompts(["snow", "the dog"]), images(1), ex, **QUICK)
     torch.testing.assert_close(other.effect, verdict.effect)
+    # both are the first prompt of a model without any, and yet not the same
+    one = hp.explain(model, images(1), method="gradient", target="a cat")
+    assert hp.prove(model, images(1), one, target="a cat", **QUICK).target_names == [["a cat"]]
+    with pytest.raises(hp.InputError, match=r"is not what the explanation explains \(a cat for image 0\)"):
+        hp.prove(model, images(1), one, target="the dog", **QUICK)

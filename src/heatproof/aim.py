@@ -38,15 +38,16 @@ class Aim:
     def of(cls, model: Model, ex: Any, target: Any) -> "Aim":
         """From an explanation, or any other maps, and what the call says."""
         own = ex if isinstance(ex, Explanation) else None
-        if own is not None and model.takes_prompts and target is None and own.target_names is not None:
-            # the classes of an image-text model are texts, whatever number they had when the map was made
-            target = [[None if name == "unreadable" else name for name in row] for row in own.target_names]
-            own = None
-        if model.takes_prompts:
-            known = model.labels or ()
-            new = [text for text in strings_in(target) if text not in known]
-            model = model.with_prompts([*known, *new]) if new else model
         explained = None if own is None else own.targets
+        if model.takes_prompts:
+            # the classes of an image-text model are texts, whatever number they had when the map was made
+            texts = None if own is None else _texts(own)
+            known = model.labels or ()
+            new = [text for text in strings_in([texts, target]) if text not in known]
+            model = model.with_prompts([*known, *new]) if new else model
+            if texts is not None:
+                places = list(model.labels or ())
+                explained = torch.tensor([[-1 if text is None else places.index(text) for text in row] for row in texts])
         asked = target.tolist() if hasattr(target, "tolist") else target
         nested = isinstance(asked, list | tuple) and len(asked) and isinstance(asked[0], list | tuple)
         count = explained.shape[1] if explained is not None else len(asked[0]) if nested else 1
@@ -87,7 +88,17 @@ class Aim:
             said.append(f"the maps were made from {self.source}, and {self.model.name} is asked.")
         if self.scores is not None and self.scores[rows].shape == scores.shape:
             # what rounding on another device or in another batch may make of a score is far less
-            allowed = 0.02 * float(all_scores.double().std().nan_to_num(0.0)) + 1e-3 * scores.abs()
+            allowed = 0.02 * float(all_scores.double().std(correction=0)) + 1e-3 * scores.abs()
             if ((self.scores[rows].to(scores) - scores).abs() > allowed).any():
                 said.append("the scores are not those of the explanation; was it made from these images and this model?")
         return said
+
+
+def _texts(ex: Explanation) -> list[list[str | None]] | None:
+    """The texts that an explanation explains, None for an image that could not be read."""
+    if ex.target_names is None or ex.targets is None:
+        return None
+    return [
+        [None if index < 0 else text for text, index in zip(*row, strict=True)]
+        for row in zip(ex.target_names, ex.targets.tolist(), strict=True)
+    ]

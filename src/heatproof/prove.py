@@ -1,6 +1,5 @@
 """`prove()`: the one way from (model, images, maps) to a `Verdict`. It fetches what the proof compares a map with."""
 
-import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +17,7 @@ from heatproof.models.tape import recording
 from heatproof.models.targets import check_targets
 from heatproof.proof.examination import Examination, examine
 from heatproof.proof.interventions import Test
-from heatproof.proof.maps import take_maps
+from heatproof.proof.maps import as_numbers, take_maps
 from heatproof.proof.plan import Plan, by_name, plan
 from heatproof.proof.subject import Subject
 from heatproof.proof.verdict import Tested, Verdict
@@ -57,7 +56,7 @@ def prove(
             average-drop average-increase token-dropping`), or tests with options of their own. None for deletion and
             insertion, an empty list for none.
         budget: forwards per map, everything included; None for 400. More of them make p finer and its interval narrower.
-            A test that came with its own options is run on the map whatever it costs.
+            Every test is run on the map at least, whatever that costs; one that came with its own options keeps them.
         seed: of the copies.
         target: as in `explain()`, for maps that do not say what they explain. For an `Explanation` of this model it has
             to be the target that it explains.
@@ -138,11 +137,7 @@ def _prove(
 
 def _values(ex: Any, batch: int, targets: int) -> tuple[Tensor, Tensor]:
     """Maps `(B, T, h, w)` with 0 where they are NaN or infinite, and which of them have such values `(B, T)`."""
-    maps = getattr(ex, "maps", ex)
-    with contextlib.suppress(TypeError, ValueError, RuntimeError):  # what is no array is named by take_maps
-        maps = torch.as_tensor(maps).detach().cpu().float()
-    if not isinstance(maps, Tensor):
-        return take_maps(maps, batch, targets, (1, 1)).maps, torch.zeros(batch, targets, dtype=torch.bool)
+    maps = as_numbers(ex)
     finite = torch.isfinite(maps)
     size = (maps.shape[-2], maps.shape[-1]) if maps.ndim >= 2 else (1, 1)
     whole = maps.nan_to_num(0.0, 0.0, 0.0)

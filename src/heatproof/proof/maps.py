@@ -2,6 +2,7 @@
 
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
@@ -35,12 +36,7 @@ def take_maps(maps: Any, batch: int, targets: int, size: tuple[int, int]) -> Int
     Raises:
         InputError: no numbers, another number of maps than images × targets, or values that are NaN or infinite.
     """
-    maps = getattr(maps, "maps", maps)
-    try:
-        values = maps.detach() if isinstance(maps, Tensor) else torch.as_tensor(maps)
-        values = values.cpu().to(torch.float32)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise InputError(f"maps came as {type(maps).__name__}, which is no array of numbers ({error}).") from error
+    values = as_numbers(maps)
     if values.ndim == 2:
         values = values[None]
     if values.ndim == 3:
@@ -63,6 +59,32 @@ def take_maps(maps: Any, batch: int, targets: int, size: tuple[int, int]) -> Int
         )
         values = interpolate(values, list(size), mode="bilinear", align_corners=False)
     return Intake(values, tuple(remarks))
+
+
+def as_numbers(maps: Any) -> Float[Tensor, "..."]:
+    """Any array as a float32 tensor on the CPU, whoever made it and however it lies in memory.
+
+    Args:
+        maps: a tensor, an array, nested lists of them or of numbers, or something that has them as `.maps`.
+
+    Raises:
+        InputError: no numbers, or rows of different lengths.
+    """
+    maps = getattr(maps, "maps", maps)
+    try:
+        if isinstance(maps, list | tuple) and maps and all(isinstance(one, Tensor) for one in maps):
+            maps = torch.stack([one.detach().cpu() for one in maps])
+        if isinstance(maps, Tensor):
+            if maps.is_complex():
+                raise TypeError(f"its values are of type {maps.dtype}")
+            return maps.detach().to_dense().cpu().to(torch.float32)
+        array = np.array(maps)  # a copy: torch takes no view that is flipped, read-only or in another byte order
+        if array.dtype.kind not in "biuf":
+            raise TypeError(f"its values are of type {array.dtype}")
+        with np.errstate(over="ignore"):
+            return torch.from_numpy(np.ascontiguousarray(array, np.float32))
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"maps came as {type(maps).__name__}, which is no array of numbers ({error}).") from error
 
 
 def says_nothing(maps: Float[Tensor, "*maps height width"]) -> Bool[Tensor, "*maps"]:

@@ -1,14 +1,17 @@
 """What a number of forwards per map buys: copies for the p-value, copies of the same texture, and the single tests."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
 from heatproof.errors import InputError, MethodError, nearest
+from heatproof.proof.completeness import Completeness
 from heatproof.proof.curves import Deletion, Insertion, PixelFlipping, Road
 from heatproof.proof.faithfulness import Infidelity, SensitivityN
 from heatproof.proof.interventions import Test
 from heatproof.proof.masking import AverageDrop, AverageIncrease
+from heatproof.proof.stability import MaxSensitivity
 from heatproof.proof.subject import Subject
 from heatproof.proof.tokens import TokenDropping
 from heatproof.proof.trial import FORWARDS
@@ -18,6 +21,12 @@ BUDGET = 400
 
 FEWEST = 19
 """Copies without which p cannot reach 0.05."""
+
+_LEAST_SAMPLES = 8
+"""Of a test whose number of samples follows the budget: a correlation of fewer pairs is noise."""
+
+_FREE_COPIES = 2 * FEWEST + 1
+"""Copies for a test that asks no more forwards of them: they still take memory."""
 
 DEFAULT_TESTS = ("deletion", "insertion")
 
@@ -36,6 +45,11 @@ TESTS: dict[str, type[Any]] = {
     )
 }
 """The tests that `prove()` runs by name."""
+
+_WITHOUT_COPIES = {
+    Completeness.name: "elsewhere in the image it adds up to the same. heatproof.proof.completeness has it.",
+    MaxSensitivity.name: "it makes new maps of noisy images. heatproof.proof.stability has it.",
+}
 
 
 @dataclass(frozen=True)
@@ -93,14 +107,17 @@ def by_name(tests: Any) -> dict[str, tuple[Test, bool]]:
     Raises:
         MethodError: no such test.
     """
-    asked = DEFAULT_TESTS if tests is None else [tests] if isinstance(tests, str | Test) else tests
+    several = isinstance(tests, Iterable) and not isinstance(tests, str)
+    asked = DEFAULT_TESTS if tests is None else tests if several else [tests]
     found: dict[str, tuple[Test, bool]] = {}
     for one in asked:
         if isinstance(one, str):
+            if one in _WITHOUT_COPIES:
+                raise MethodError(f"{one!r} is no test of one map among its copies: {_WITHOUT_COPIES[one]}")
             if one not in TESTS:
                 raise MethodError(f"there is no test {one!r}.{nearest(one, TESTS)} Known: {', '.join(TESTS)}.")
             found[one] = (TESTS[one](), True)
-        elif isinstance(one, Test):
+        elif isinstance(one, Test) and not isinstance(one, type):
             found[one.name] = (one, False)
         else:
             raise MethodError(
@@ -112,7 +129,8 @@ def by_name(tests: Any) -> dict[str, tuple[Test, bool]]:
 def fitted(test: Test, elastic: bool, subject: Subject, forwards: int, most: int) -> tuple[Test, int]:
     """A test that costs about so many forwards per map, and how many copies of the map it can afford.
 
-    Steps and copies share them evenly: a curve needs points, and its band needs curves.
+    Steps and copies share them evenly: a curve needs points, and its band needs curves. Where all maps share their forwards,
+    because the test removes the same regions whatever they say, copies cost nothing.
 
     Args:
         test: as it was asked for.
@@ -125,10 +143,15 @@ def fitted(test: Test, elastic: bool, subject: Subject, forwards: int, most: int
         The test, and 0 to `most` copies. It is run on the map itself in any case.
     """
     each = subject.targets.numel()
+    if test.cost(subject, 2) == test.cost(subject, 1):
+        if elastic and hasattr(test, "samples"):
+            affordable = test.samples * forwards * each // max(1, test.cost(subject, 1))
+            test = replace(test, samples=max(_LEAST_SAMPLES, min(test.samples, affordable)))  # type: ignore[type-var]
+        return test, min(most, _FREE_COPIES)
     if elastic:
         wanted = max(2, round(math.sqrt(forwards)))
         test = replace(test, repeats=1) if hasattr(test, "repeats") else test  # type: ignore[type-var]
-        for option in ("steps", "regions", "samples"):
+        for option in ("steps", "regions"):
             if hasattr(test, option):
                 test = replace(test, **{option: min(getattr(test, option), wanted)})  # type: ignore[type-var]
     return test, max(0, min(most, forwards * each // max(1, test.cost(subject, 1)) - 1))

@@ -19,6 +19,9 @@ from heatproof.proof.subject import Subject
 FORWARDS = 2 * len(PARTS)
 """Images that go through the model per map: each region removed, and each region alone."""
 
+_AT_ONCE = 16
+"""Random maps that are drawn together: a large budget takes no more memory than a small one."""
+
 
 @dataclass
 class Trial:
@@ -186,12 +189,12 @@ def _comparisons(
         return ranks(rivals[name][b, t], seed) < jobs[b, t].flatten(1).sum(1)[:, None, None]
 
     @lru_cache(maxsize=1)
-    def textured(b: int, t: int) -> Tensor:
-        drawn = matched_spectrum(maps[b, t], textures, seed)
+    def textured(b: int, t: int, group: int) -> Tensor:
+        drawn = matched_spectrum(maps[b, t], min(_AT_ONCE, textures - group * _AT_ONCE), seed + group)
         return torch.stack([marked(drawn, part) for part in PARTS], 1)
 
     def texture(b: int, t: int, j: int) -> Tensor:
-        return textured(b, t)[j]
+        return textured(b, t, j // _AT_ONCE)[j % _AT_ONCE]
 
     places = {job: placements(regions[-1], copies, seed) for job, regions in jobs.items()}
     tasks = [_Task("rivals", b, t, n, partial(rival, b, t, name)) for b, t in jobs for n, name in enumerate(rivals)]
