@@ -45,6 +45,10 @@ def test_every_verdict_is_on_the_page_and_in_its_json(proved):
     # a map that ignores the model is the same whatever the model forgets
     assert set(found["sanity"]) == {"gradcam", "edges"} and "1.00 of the map's rank order" in found["sanity"]["edges"]
     assert html.count("Every point is a region") == 4 and html.count("Deletion:") == 4
+    stage = found["sanity_curves"]["gradcam"][1]
+    assert stage["stage"] == 2 and stage["layers"] and -1 <= stage["ssim"][0] <= 1
+    copies = verdicts["edges"].null.shape[-1]
+    assert f"seed 0, 200 forwards per map, {copies} copies" in html and "top-down in 2 stages, seeds 0, 1" in html
 
 
 def test_without_stages_there_are_no_sanity_checks(proved):

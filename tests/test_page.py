@@ -214,6 +214,10 @@ def test_in_a_browser_both_papers_are_readable(browser, html, tmp_path, scheme):
     for selector in ("body", ".lead", ".verdict strong", "figcaption", "th"):
         ink = luminance(browser.find_element(By.CSS_SELECTOR, selector).value_of_css_property("color"))
         assert (max(ink, paper) + 0.05) / (min(ink, paper) + 0.05) >= 4.5, selector  # WCAG 2.1, contrast AA
+    card = luminance(browser.find_element(By.CSS_SELECTOR, ".card").value_of_css_property("background-color"))
+    for text in browser.find_elements(By.CSS_SELECTOR, "figure svg text"):
+        ink = luminance(text.value_of_css_property("fill"))
+        assert (max(ink, card) + 0.05) / (min(ink, card) + 0.05) >= 4.5, text.text
 
 
 def luminance(colour):

@@ -1,6 +1,7 @@
 """`heatproof prove` as a user meets it."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -58,6 +59,20 @@ def test_a_bad_image_costs_its_row(run, tmp_path):
     assert any("matches no file" in line for line in err)
 
 
+def test_nothing_that_could_be_read_is_no_bad_usage(run, tmp_path):
+    (tmp_path / "bad.png").write_bytes(b"no image")
+    code, out, err = run("bad.png", "none.png", "--budget", "150")
+    assert code == 1 and not out and len(err) == 2 and "bad.png" in err[0] and "none.png" in err[1]
+    code, out, _ = run("bad.png", "--json", "-o", "page.html")
+    assert code == 1 and json.loads(out)["verdicts"] == {} and list(json.loads(out)["failed"]) == ["bad.png"]
+
+
+def test_where_nothing_was_tested_there_is_no_p(run, monkeypatch):
+    monkeypatch.setattr(hp.Verdict, "_above_chance", lambda *_: False)
+    code, out, _ = run("a.png", "--budget", "150")
+    assert code == 0 and " – " in out.splitlines()[1] and "nothing to explain" in out
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [
@@ -67,7 +82,9 @@ def test_a_bad_image_costs_its_row(run, tmp_path):
         (["--target", "unicorn"], "is not among the 5 labels"),
         (["-o", "page.pdf"], "expected a file ending in"),
         (["--method", "gradcam,center", "-o", "x.safetensors"], "for a single method"),
-        (["-o", "nowhere/x.json", "--budget", "150"], "choose another place"),
+        (["-o", "nowhere/x.json"], "there is no folder 'nowhere'; make it, or choose another place"),
+        (["-o", "nowhere/x.html"], "there is no folder 'nowhere'"),
+        (["--test", "completeness"], "no test of one map among its copies"),
     ],
 )
 def test_bad_usage_is_one_line(run, arguments, message):
@@ -84,3 +101,19 @@ def test_interrupted_it_shows_what_it_has(run, monkeypatch):
     monkeypatch.setattr(trial, "ranks", stop)
     code, out, err = run("a.png", "--budget", "150", "--method", "gradcam,edges")
     assert code == 130 and "gradcam" in out and "edges" not in out and "interrupted" in err[-1]
+    code, out, err = run("a.png", "--budget", "150", "--method", "gradcam,edges", "-o", "page.html")
+    assert code == 130 and "The run was interrupted" in Path("page.html").read_text("utf-8")
+
+
+def test_interrupted_in_the_sanity_checks_it_keeps_the_verdicts(run, monkeypatch):
+    import heatproof.dossier as dossier
+
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(dossier, "sanity", stop)
+    code, out, err = run("a.png", "--budget", "150", "--method", "gradcam,edges", "-o", "page.html")
+    page = Path("page.html").read_text("utf-8")
+    assert code == 130 and "gradcam" in out and "edges" in out and "interrupted" in err[-1]
+    # the regions of the first were measured before it, the second's were not
+    assert "The run was interrupted" in page and page.count("Every point is a region") == 1

@@ -67,50 +67,77 @@ def prove(
         paths, missing = expand(images)
         for text in missing.values():
             voice.say(text)
-        if not paths:
-            return 1
+        unreadable = _unreadable(paths)
+        for text in unreadable.values():
+            voice.say(text)
+        missing, paths = missing | unreadable, [] if unreadable else paths
         if len(paths) > 1 and out is not None and out.suffix.lower() == ".html":
             raise InputError(f"-o {str(out)!r}: a page is about one image and {len(paths)} came; write .json instead.")
-        voice.work("explaining")
-        asked = None if targets is None else [targets] * len(paths)
-        layers = layer[0] if layer and len(layer) == 1 else layer or None
-        explanations: Any = explain(aimed, [str(path) for path in paths], names, asked, layers, **options)
-        voice.work("proving", (budget or BUDGET) * len(names) * len(paths) * len(targets or [0]))
-
-        def step(count: int) -> None:
-            for _ in range(count):
-                voice.step()
-
         verdicts: dict[str, Verdict] = {}
-        for name, one in explanations.items():
-            aim = asked if one.targets is None else None
-            verdicts[name] = examine(aimed, [str(path) for path in paths], one, tests, budget, seed, target=aim, progress=step)
-            if verdicts[name].partial:
-                break
-        if out is not None and out.suffix.lower() == ".html":
-            from heatproof.dossier import dossier
-            from heatproof.report.page import write_page
+        stopped = False
+        if paths:
+            voice.work("explaining")
+            asked = None if targets is None else [targets] * len(paths)
+            layers = layer[0] if layer and len(layer) == 1 else layer or None
+            explanations: Any = explain(aimed, [str(path) for path in paths], names, asked, layers, **options)
+            voice.work("proving", (budget or BUDGET) * len(names) * len(paths) * len(targets or [0]))
 
-            write_page(dossier(aimed, str(paths[0]), explanations, verdicts, options=options, progress=voice.work), out)
-        elif out is not None:
-            _write(verdicts, out)
+            def step(count: int) -> None:
+                for _ in range(count):
+                    voice.step()
+
+            for name, one in explanations.items():
+                aim = asked if one.targets is None else None
+                files = [str(path) for path in paths]
+                verdicts[name] = examine(aimed, files, one, tests, budget, seed, target=aim, progress=step)
+                stopped = verdicts[name].partial
+                if stopped:
+                    break
+            if out is not None and out.suffix.lower() == ".html":
+                from heatproof.dossier import INTERRUPTED, dossier
+                from heatproof.report.page import write_page
+
+                text = dossier(aimed, str(paths[0]), explanations, verdicts, options=options, progress=voice.work)
+                write_page(text, out)
+                stopped = stopped or INTERRUPTED in text
+            elif out is not None:
+                _write(verdicts, out)
     if as_json:
         document = {name: json.loads(one.to_json()) for name, one in verdicts.items()}
         print_json({"model": aimed.name, "failed": missing, "verdicts": document})
-    else:
+    elif verdicts:
         print_table(("image", "method", "target", "p", "verdict"), [row for pair in verdicts.items() for row in _rows(*pair)])
     for note in dict.fromkeys(note for one in verdicts.values() for note in one.notes):
         voice.say(f"note: {note}")
-    if any(one.partial for one in verdicts.values()):
+    if stopped:
         return 130
-    unreadable = any(int(t) < 0 for one in verdicts.values() for t in one.targets[:, 0])
-    return 1 if missing or unreadable else 0
+    lost = any(int(t) < 0 for one in verdicts.values() for t in one.targets[:, 0])
+    return 1 if missing or lost else 0
+
+
+def _unreadable(paths: list[Path]) -> dict[str, str]:
+    """What is wrong with each file if none of them can be read; one bad image among good ones costs its row alone."""
+    from heatproof.images import read_image
+
+    failed = {}
+    for path in paths:
+        try:
+            read_image(path)
+        except InputError as error:
+            failed[str(path)] = str(error)
+        else:
+            return {}
+    return failed
 
 
 def _check_out(out: Path | None, names: list[str]) -> None:
-    if out is None or out.suffix.lower() in (".json", ".html") or (out.suffix.lower() == ".safetensors" and len(names) == 1):
+    """Before the work, not after it."""
+    if out is None:
         return
-    raise InputError(f"-o {str(out)!r}: expected a file ending in .html, .json, or .safetensors for a single method.")
+    if not (out.suffix.lower() in (".json", ".html") or (out.suffix.lower() == ".safetensors" and len(names) == 1)):
+        raise InputError(f"-o {str(out)!r}: expected a file ending in .html, .json, or .safetensors for a single method.")
+    if not out.parent.is_dir():
+        raise InputError(f"-o {str(out)!r}: there is no folder {str(out.parent)!r}; make it, or choose another place.")
 
 
 def _write(verdicts: "dict[str, Verdict]", out: Path) -> None:
@@ -129,7 +156,12 @@ def _write(verdicts: "dict[str, Verdict]", out: Path) -> None:
 
 def _rows(name: str, verdict: "Verdict") -> list[tuple[Any, ...]]:
     return [
-        (verdict.names[b], name, verdict.target_names[b][t], float(verdict.p_value[b, t]), verdict.sentences[b][t])
+        (verdict.names[b], name, verdict.target_names[b][t], _p(verdict, b, t), verdict.sentences[b][t])
         for b in range(len(verdict.effect))
         for t in range(verdict.effect.shape[1])
     ]
+
+
+def _p(verdict: "Verdict", b: int, t: int) -> float | None:
+    """None where there was nothing that could be tested."""
+    return None if verdict.states[b][t] in ("nothing to explain", "no verdict") else float(verdict.p_value[b, t])

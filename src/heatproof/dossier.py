@@ -24,6 +24,9 @@ _CELLS = 8
 
 _CLASSES = 5
 
+INTERRUPTED = "The run was interrupted; what is shown is what was measured until then."
+"""The note on a page that lacks something for that reason."""
+
 
 def dossier(
     model: Model,
@@ -51,7 +54,8 @@ def dossier(
         progress: called with a few words on what comes next.
 
     Returns:
-        HTML, as `page()` makes it, with every verdict in the JSON inside.
+        HTML, as `page()` makes it, with every verdict in the JSON inside. Interrupted with Ctrl-C, or of a proof that was,
+        a page of what was measured until then, with `INTERRUPTED` among its notes.
 
     Raises:
         InputError: an image that could not be read, or explanations of different images.
@@ -60,31 +64,50 @@ def dossier(
     failed = next((one.errors[i] for one in explanations.values() if i in one.errors), None)
     if failed is not None:
         raise InputError(failed)
-    findings, notes, checks = {}, [], {}
+    findings, notes, checks = {}, list[str](), dict[str, Sanity]()
     x = model.tensor(image)
+    stopped = any(verdict.partial for verdict in verdicts.values())
     for method, verdict in verdicts.items():
-        one, aimed = explanations[method], _aimed(model, verdict, i)
-        aims = verdict.targets[i : i + 1].tolist()
-        if aimed.takes_prompts:  # a prompt that was explained may stand elsewhere among this model's
-            aims = [[find_label(name, aimed.labels) for name in verdict.target_names[i]]]
-        say(f"measuring the regions of {method}")
-        points = _points(Subject(aimed, x, torch.tensor(aims)), one, i)
-        say(f"randomising under {method}")
-        checked = _checked(aimed, x, method, one, aims, stages, seeds, options or {}, notes)
-        checks |= {method: checked.sentence} if checked else {}
+        one, points, checked = explanations[method], None, None
+        if not stopped:
+            try:
+                aimed, aims = _aimed(model, verdict, i)
+                say(f"measuring the regions of {method}")
+                points = _points(Subject(aimed, x, torch.tensor(aims)), one, i)
+                say(f"randomising under {method}")
+                checked = _checked(aimed, x, method, one, aims, stages, seeds, options or {}, notes)
+            except KeyboardInterrupt:
+                stopped = True
+        checks |= {method: checked} if checked else {}
         for t in range(one.maps.shape[1]):
             findings[method, t] = finding(verdict, i, t, checked, points)
         notes += [note for note in verdict.notes if note not in notes]
-        if verdict.partial:
-            notes.append(f"{method}: the run was interrupted; what is shown is what was measured until then.")
-    data = {"verdicts": {method: json.loads(one.to_json()) for method, one in verdicts.items()}, "sanity": checks}
-    return page(explanations, i, Extras(_classes(model, x), findings, notes, data))
+    notes += [INTERRUPTED] * stopped
+    data = {
+        "verdicts": {method: json.loads(one.to_json()) for method, one in verdicts.items()},
+        "sanity": {method: one.sentence for method, one in checks.items()},
+        "sanity_curves": {method: one.table for method, one in checks.items()},
+    }
+    return page(explanations, i, Extras(_classes(model, x), findings, notes, data, _provenance(verdicts, checks)))
 
 
-def _aimed(model: Model, verdict: Verdict, i: int) -> Model:
-    """The model with the prompts that were explained among its classes."""
-    new = [name for name in verdict.target_names[i] if name not in (model.labels or ())] if model.takes_prompts else []
-    return model.with_prompts([*(model.labels or ()), *new]) if new else model
+def _provenance(verdicts: Mapping[str, Verdict], checks: Mapping[str, Sanity]) -> list[tuple[str, str]]:
+    """Seeds and numbers that the verdicts and checks can be had again with; one row where they are the same for all."""
+    proofs = [f"seed {one.seed}, {one.budget} forwards per map, {one.null.shape[-1]} copies" for one in verdicts.values()]
+    cascades = [(order, one) for checked in checks.values() for order, one in checked.cascades.items()]
+    draws = [f"{order} in {len(one.stages)} stages, seeds {', '.join(map(str, one.seeds))}" for order, one in cascades]
+    rows = {"proof": proofs, "sanity checks": draws}
+    return [(name, "; ".join(dict.fromkeys(said))) for name, said in rows.items() if said]
+
+
+def _aimed(model: Model, verdict: Verdict, i: int) -> tuple[Model, list[list[int]]]:
+    """The model with the prompts that were explained among its classes, and where the targets are among them."""
+    if not model.takes_prompts:
+        return model, verdict.targets[i : i + 1].tolist()
+    names, known = verdict.target_names[i], list(model.labels or ())
+    new = [name for name in names if name not in known]
+    aimed = model.with_prompts([*known, *new]) if new else model
+    return aimed, [[find_label(name, aimed.labels) for name in names]]
 
 
 def _points(subject: Subject, one: Explanation, i: int) -> Scatter | None:

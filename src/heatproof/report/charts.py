@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 _MAP, _NULL, _INK = "#d9622b", "#8a8f99", "#808690"
-"""The map's colour, the null's, and the axes': a grey with contrast on white and on black."""
+"""The map's colour, the null's, and the axes': matplotlib wants a colour, the page gives it another."""
 
 _OTHERS = ("#3f7fd9", "#2a9d6f", "#a05bc4", "#b08d1a", "#c4507a")
 
@@ -139,4 +139,5 @@ def _svg(draw: Callable[[Any], None], labels: tuple[str, str]) -> str:
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = text.replace(_INK, "currentColor")  # the page's own ink, on light and on dark paper
     return re.sub(r'(<svg [^>]*?)width="[^"]*"', r"\1", re.sub(r'(<svg [^>]*?)height="[^"]*"', r"\1", text, count=1), count=1)

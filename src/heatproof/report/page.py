@@ -63,12 +63,14 @@ class Extras:
         findings: by `(method, t)`.
         notes: sentences for the reader.
         data: further machine-readable values.
+        provenance: name and value of what else it takes to make all this again.
     """
 
     classes: Sequence[Mapping[str, Any]] = ()
     findings: Mapping[tuple[str, int], Finding] = field(default_factory=dict)
     notes: Sequence[str] = ()
     data: Mapping[str, Any] = field(default_factory=dict)
+    provenance: Sequence[tuple[str, str]] = ()
 
 
 def page(explanations: Mapping[str, Explanation], i: int = 0, extras: Extras | None = None) -> str:
@@ -121,7 +123,7 @@ def page(explanations: Mapping[str, Explanation], i: int = 0, extras: Extras | N
             for c in extras.classes
         ],
         notes=extras.notes,
-        provenance=_provenance(explanations),
+        provenance=[*_provenance(explanations), *extras.provenance],
         data=_script(_data(explanations, i, names, extras)),
     )
 
