@@ -297,6 +297,7 @@ def test_sanity_on_real_weights():
     assert cam.emprt.shape == (2, 2, 1) and len(cam.table) == 2 and ticks == [5] * 5
     edges = hp.sanity(model, path, "edges", orders=("independent",), seeds=1, stages=2)
     assert not edges.depends_on_model and edges.kept.value == pytest.approx(1) and "explains 100%" in edges.sentence
+    assert "is left (no interval; 1 image, 1 draw)" in edges.sentence and "is left (95 %" in cam.sentence
     assert set(edges.cascades) == {"independent", "all at once"}
 
 

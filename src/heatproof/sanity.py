@@ -44,7 +44,8 @@ class Sanity:
     def kept(self) -> Mean:
         """How much of where the map is strong is left when everything is randomised: Spearman of the absolute maps.
 
-        With a 95 % interval, a bootstrap over images, targets and seeds; it is as wide as they are few.
+        With a 95 % interval, a bootstrap over images, targets and seeds. Of fewer than ten values it is too narrow, and of a
+        single one it has no width.
         """
         return self._left("spearman_abs")
 
@@ -89,10 +90,11 @@ class Sanity:
         if not self.depends_on_model and signs.high < KEPT:
             finding += f" (its signs do: with them, {signs.value:.2f} is left)"
         sample = f"{_counted(full.original.shape[0], 'image')}, {_counted(len(full.seeds), 'draw')}"
+        sure = f"95 % {kept.low:.2f} to {kept.high:.2f}" if kept.count > 1 else "no interval"
         return (
             f"{self.method}: with all {layers} layers of {self.model_name} randomised, {kept.value:.2f} of the map's rank order "
-            f"is left (95 % {kept.low:.2f} to {kept.high:.2f}; {sample}): {finding}.{self._half(order, full)} An edge map of the "
-            f"image explains {edges:.0%} of it."
+            f"is left ({sure}; {sample}): {finding}.{self._half(order, full)} An edge map of the image explains {edges:.0%} of "
+            "it."
         )
 
     def _half(self, order: str, full: Cascade) -> str:
