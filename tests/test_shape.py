@@ -190,6 +190,18 @@ def test_planted_objects_are_cut_out():
     assert np.mean(cuts) > 0.7 and np.mean(cuts) > np.mean(maps) + 0.15
 
 
+def test_planted_objects_are_cut_out_by_a_transformer():
+    model = hp.load("planted-clip")
+    cuts, maps = [], []
+    for scene in World().scenes(12, seed=11):
+        found = hp.shape(model, scene.image, f"a photo of a {scene.object}")
+        cuts.append(overlap(found.mask, scene.object_mask))
+        heat = hp.explain(model, scene.image, "gradcam", f"a photo of a {scene.object}").map.numpy()
+        levels = np.linspace(0.05, 0.95, 19) * heat.max()
+        maps.append(max(overlap(heat > level, scene.object_mask) for level in levels))
+    assert found.scales == (1.0,) and np.mean(cuts) > 0.5 and np.mean(cuts) > np.mean(maps) + 0.1
+
+
 def test_contours_box_and_pictures():
     image, truth = scene(0)
     truth[2:6, 2:7] = True
