@@ -208,6 +208,9 @@ def test_images_smaller_than_any_region(size):
     verdict = hp.prove(Mean(), images(1, size=size), maps, target=0, tests=[], budget=150)
     assert 1 / (1 + verdict.null.shape[-1]) <= float(verdict.p_value) <= 1
     assert not (size == (1, 1) and verdict.supported.any())
+    curves = hp.prove(Mean(), images(1, size=size), maps, target=0, tests=["deletion", "insertion", "road", "pixel-flipping"])
+    assert len(curves.tests["deletion"].fractions) <= size[0] * size[1] + 1
+    assert torch.isfinite(curves.tests["road"].values).all() or size == (1, 1)  # a single pixel is a constant map
 
 
 def test_an_image_that_cannot_be_read_costs_its_own_row(tmp_path):

@@ -33,7 +33,7 @@ def along(
     Returns:
         One value per step. At most one batch of edited images exists at any time.
     """
-    _, targets, maps = order.shape[:3]
+    batch, targets, maps = order.shape[:3]
     flat, spans = order.flatten(0, 2), spans.to(order)
     steps = len(spans)
 
@@ -45,7 +45,7 @@ def along(
         rows = which // (targets * maps)
         return fill(rows, gone), rows
 
-    scores = subject.stream(len(flat) * steps, make, read).view(-1, targets, maps, steps, targets)
+    scores = subject.stream(len(flat) * steps, make, read).view(batch, targets, maps, steps, targets)
     return scores.diagonal(dim1=1, dim2=4).movedim(-1, 1)
 
 

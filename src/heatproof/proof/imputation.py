@@ -68,7 +68,8 @@ class _Level:
 
     def __init__(self, removed: Tensor) -> None:
         degree = (_blurred(torch.ones_like(removed[:1])) - 4) / 12
-        self.removed, self.inverse = removed, _DAMPING * removed / degree
+        self.removed = removed
+        self.inverse = _DAMPING * removed / degree.clamp_min(1 / 12)  # the only pixel of an image has no neighbour
         self.own, self.others = removed * (degree + 1 / 3), removed / 12
 
     def apply(self, u: Tensor) -> Tensor:
