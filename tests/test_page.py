@@ -112,6 +112,15 @@ def test_a_map_of_nothing_and_a_method_without_a_model(explanations):
         page({})
 
 
+def test_a_verdict_is_told_once(explanations):
+    said = [("Says nothing.", "Says nothing: the map is constant."), ("Supported.", "Removing it costs 0.5.")]
+    for word, sentence in said:
+        extras = Extras(findings={("gradcam", 0): Finding(word, None, sentence)})
+        card = re.search(r'<p class="verdict[^>]*>(.*?)</p>', page({"gradcam": explanations["gradcam"]}, 0, extras))[1]
+        told = card.replace("<strong>", "").replace("</strong>", "")
+        assert card.startswith("<strong>") and told in (sentence, f"{word} {sentence}") and told.count("nothing") <= 1
+
+
 def test_written_whole_or_not_at_all(tmp_path):
     assert write_page("text", tmp_path / "a.html").read_text() == "text"
     with pytest.raises(hp.InputError, match="cannot be written"):
@@ -131,6 +140,8 @@ def test_charts_are_svg_that_says_what_it_shows():
     ]
     assert all(text.startswith("<svg") and text.rstrip().endswith("</svg>") and "<metadata" not in text for text in drawn)
     assert "edges" in drawn[2] and "layer4" in drawn[4] and "95% of null maps" in drawn[0]
+    long = stages([f"visual.transformer.resblocks.{n}.mlp.c_fc" for n in range(4)], {"SSIM": ([1] * 4, [0] * 4)}, "similarity")
+    assert "mlp.c_fc" in long and "resblocks" not in long  # whole names would leave no room for the curve
     assert drawn[0] == curve(np.arange(4.0), np.ones(4), null, ("x", "y"))
 
 

@@ -11,6 +11,19 @@ from jaxtyping import Float
 _MAP, _NULL, _INK = "#d9622b", "#8a8f99", "#808690"
 """The map's colour, the null's, and the axes': matplotlib wants a colour, the page gives it another."""
 
+_INCHES = (2.9, 2.1)
+"""Of the drawing; the page stretches it to the width of a card, and its letters with it."""
+
+_LETTERS = 13
+"""Of a name below the axis."""
+
+_ROW = 36
+"""Letters that fit above the axes."""
+
+_LEGEND: dict[str, Any] = {
+    "frameon": False, "fontsize": 8, "labelcolor": _INK, "handlelength": 1.2, "columnspacing": 1.0, "borderpad": 0.0,
+}  # fmt: skip
+
 _OTHERS = ("#3f7fd9", "#2a9d6f", "#a05bc4", "#b08d1a", "#c4507a")
 
 
@@ -41,7 +54,6 @@ def curve(
             axes.fill_between(x, low, high, color=_NULL, alpha=0.35, linewidth=0, label=f"{level:.0%} of null maps")
             axes.plot(x, np.median(null, 0), color=_NULL, linewidth=1, linestyle="--")
         axes.plot(x, y, color=_MAP, linewidth=2, label="this map")
-        axes.legend(frameon=False, fontsize=8, labelcolor=_INK)
 
     return _svg(draw, labels)
 
@@ -64,8 +76,7 @@ def distribution(value: float, null: Float[np.ndarray, "copies"], named: Mapping
         axes.hist(null, bins=min(30, max(5, len(null) // 6)) if spread > 0 else 1, color=_NULL, alpha=0.6, label="null maps")
         axes.axvline(value, color=_MAP, linewidth=2, label="this map")
         for colour, (name, one) in zip(_OTHERS, named.items(), strict=False):
-            axes.axvline(one, color=colour, linewidth=1.2, linestyle=":", label=name)
-        axes.legend(frameon=False, fontsize=8, labelcolor=_INK)
+            axes.axvline(one, color=colour, linewidth=1.6, linestyle=":", label=name)
 
     return _svg(draw, (label, "null maps"))
 
@@ -74,7 +85,7 @@ def stages(names: Sequence[str], series: Mapping[str, tuple[Sequence[float], Seq
     """Similarity after each stage of a cascade of randomisations, one line per measure.
 
     Args:
-        names: of the stages, in order.
+        names: of the stages, in order; of long ones the end is shown.
         series: mean and standard deviation by stage, by name of the measure.
         label: of the vertical axis.
 
@@ -89,9 +100,8 @@ def stages(names: Sequence[str], series: Mapping[str, tuple[Sequence[float], Seq
             axes.fill_between(places, middle - width, middle + width, color=colour, alpha=0.2, linewidth=0)
             axes.plot(places, middle, color=colour, linewidth=1.6, marker=".", markersize=4, label=name)
         few = places[:: max(1, len(places) // 6)]
-        axes.set_xticks(few, [str(names[n]) for n in few], rotation=30, ha="right")
+        axes.set_xticks(few, [_tail(str(names[n])) for n in few], rotation=30, ha="right")
         axes.axhline(0, color=_INK, linewidth=0.6)
-        axes.legend(frameon=False, fontsize=8, labelcolor=_INK)
 
     return _svg(draw, ("randomised up to", label))
 
@@ -115,6 +125,10 @@ def points(x: Float[np.ndarray, "regions"], y: Float[np.ndarray, "regions"], lab
     return _svg(draw, labels)
 
 
+def _tail(name: str) -> str:
+    return name if len(name) <= _LETTERS else f"…{name[1 - _LETTERS :]}"
+
+
 def _svg(draw: Callable[[Any], None], labels: tuple[str, str]) -> str:
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
@@ -123,7 +137,7 @@ def _svg(draw: Callable[[Any], None], labels: tuple[str, str]) -> str:
     # text stays text: smaller, searchable, and in the page's own font
     settings = {"svg.fonttype": "none", "svg.hashsalt": "heatproof", "font.size": 9, "font.family": "sans-serif"}
     with matplotlib.rc_context(settings):
-        figure = Canvas(figsize=(3.6, 2.3), layout="constrained")
+        figure = Canvas(figsize=_INCHES, layout="constrained")
         FigureCanvasSVG(figure)
         figure.patch.set_alpha(0)
         axes = figure.subplots()
@@ -134,6 +148,10 @@ def _svg(draw: Callable[[Any], None], labels: tuple[str, str]) -> str:
         axes.tick_params(colors=_INK, labelsize=8)
         axes.spines[["top", "right"]].set_visible(False)
         axes.spines[["left", "bottom"]].set_color(_INK)
+        lines, names = axes.get_legend_handles_labels()
+        if names:  # above the axes, where it hides nothing
+            widest = sum(sorted(map(len, names))[-3:])
+            figure.legend(lines, names, loc="outside upper center", ncols=3 if widest <= _ROW else 2, **_LEGEND)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()

@@ -156,6 +156,7 @@ def _lead(one: Explanation, count: int) -> str:
 def _card(method: str, one: Explanation, i: int, t: int, target: str, extras: Extras) -> dict[str, Any]:
     picture = heat(one.maps[i, t].numpy(), one.signed)
     finding = extras.findings.get((method, t))
+    word, sentence = _told_once(finding) if finding else (None, None)
     facts = [("score", f"{one.scores[i, t]:.3f}")] if one.scores is not None else []
     if one.residual is not None:
         facts.append(("not accounted for", f"{one.residual[i, t]:.3g}"))
@@ -164,12 +165,20 @@ def _card(method: str, one: Explanation, i: int, t: int, target: str, extras: Ex
         "t": t,
         "heat": _embedded(picture or Image.new("RGBA", (1, 1)), "PNG"),
         "alt": f"{method} map" + (f" for {target}" if target else "") + ("" if picture else ": constant, says nothing"),
-        "verdict": finding.sentence if finding else None,
-        "word": finding.word if finding else None,
+        "word": word,
+        "verdict": sentence,
         "mark": _MARKS[finding.holds] if finding else None,
         "facts": facts + list(finding.facts if finding else ()),
         "figures": [{"svg": Markup(f.svg), "text": f.text} for f in (finding.figures if finding else ())],
     }
+
+
+def _told_once(finding: Finding) -> tuple[str, str]:
+    """The verdict's word and what follows it; a sentence that begins with the word is not told twice."""
+    begin = len(finding.word.rstrip("."))
+    if finding.sentence[:begin].casefold() == finding.word[:begin].casefold():
+        return finding.sentence[:begin], finding.sentence[begin:]
+    return finding.word, f" {finding.sentence}"
 
 
 def _provenance(explanations: Mapping[str, Explanation]) -> list[tuple[str, str]]:
