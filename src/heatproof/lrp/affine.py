@@ -34,6 +34,7 @@ class Affine:
         batch: number of images.
         shape: of the input.
         memory: what a rule computes once for all targets.
+        final: whether this is the last of them, so that what was kept may be used up.
     """
 
     place: str
@@ -51,6 +52,7 @@ class Affine:
     batch: int = 1
     shape: torch.Size = field(default_factory=torch.Size)
     memory: dict[Any, Any] = field(default_factory=dict)
+    final: bool = False
 
     @property
     def input(self) -> Tensor:

@@ -167,16 +167,17 @@ class LRP:
 
     def _box(self, tape: Tape, x: Tensor) -> tuple[tuple[Tensor, Tensor], dict[str, str]]:
         """Bounds of the input, and what the provenance says of them."""
-        known = tape.preprocess.bounds()
+        known = tape.preprocess.bounds() or (None, None)
         seen = (x.amin((2, 3), keepdim=True), x.amax((2, 3), keepdim=True))  # of each image, so that batch mates do not matter
         ends, said = [], {}
         for given, own, name in ((self.low, 0, "low"), (self.high, 1, "high")):
-            if given is None and known is None:
+            wanted = known[own] if given is None else given
+            if wanted is None:
                 ends.append(seen[own])
                 said[name] = "each image's own range"
                 continue
             try:
-                ends.append(torch.as_tensor(known[own] if given is None else given).to(x).expand(1, 3, 1, 1))
+                ends.append(torch.as_tensor(wanted).to(x).expand(1, 3, 1, 1))
             except (RuntimeError, TypeError, ValueError) as error:
                 raise InputError(f"{name}= does not broadcast to (1, 3, 1, 1): {error}") from error
             source = "preprocessing" if given is None else "given"

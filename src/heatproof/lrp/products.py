@@ -31,7 +31,8 @@ def share(prop: Propagation, first: Any, second: Any, elementwise: bool) -> tupl
 
 
 def _product(prop: Propagation, func: Any, name: str, args: tuple, kwargs: dict) -> Any:
-    first, second = args[0], args[1] if len(args) > 1 else kwargs.get("other", kwargs.get("mat2"))
+    first: Any = args[0]
+    second: Any = args[1] if len(args) > 1 else kwargs.get("other", kwargs.get("mat2"))
     elementwise = name.strip("_") in ("mul", "multiply", "rmul")
     one, two, rule = share(prop, first, second, elementwise)
     row = prop.row(name.strip("_"), rule)

@@ -294,7 +294,7 @@ class Propagation(TorchFunctionMode):
 
     def _back(self, row: LayerRow, origin: Origin, gradient: Tensor) -> Passed:
         rule, layer = self.rule(row), row.layer
-        layer.rectified = origin.rectified
+        layer.rectified, layer.final = origin.rectified, self.final
         passed = rule(layer, gradient.contiguous())
         row.rule = repr(rule)
         if row.merged is not None and row not in self.rows:

@@ -94,12 +94,14 @@ def _through(layer: Affine, s: Tensor, lost: Tensor | float) -> Passed:
     return Passed(layer.back(s), layer.absorbed(own, sums), nothing + lost, layer.absorbed(norm, sums))
 
 
-def shared_out(layer: Affine, gradient: Tensor, whole: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def shared_out(layer: Affine, gradient: Tensor, key: object, whole: Callable[[], Tensor]) -> tuple[Tensor, Tensor, Tensor]:
     """`s = R / whole`, its sums over each channel, and what is lost where a sum of contributions is zero.
 
     There is nothing to share out there: what arrives is booked as absorbed by the stabiliser.
     """
-    s = (layer.output * gradient).div_(whole)
+    share = remembered(layer, key, lambda: torch.div(layer.output, amounts := whole(), out=amounts))
+    # a fresh tensor costs more than what is computed in it: the last target uses up what was kept for it
+    s = layer.memory.pop(key).mul_(gradient) if layer.final else share * gradient
     sums = layer.sums(s)
     if bool(sums.isfinite().all()):  # far cheaper than looking at each value
         return s, sums, sums.new_zeros(layer.batch)

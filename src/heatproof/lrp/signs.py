@@ -38,19 +38,20 @@ class Gamma(Rule):
         # w + γ w^± = (1 + γ/2) (w ± κ |w|): whatever the signs of inputs and outputs, one more sum, of sizes, is all it takes
         a, z, kappa = layer.input, layer.output, self.gamma / (2 + self.gamma)
         weight, bias = layer.own_weight, layer.added
-        sizes, size = weight.abs().mul_(kappa), None if bias is None else bias.abs() * kappa
+        sizes, size = weight.abs(), None if bias is None else bias.abs()
 
         def whole() -> Tensor:
-            own = z.abs() if layer.size is None else z.abs().div_(layer.per_channel(layer.size, z))
-            return own.add_(layer.forward(a if _non_negative(layer) else a.abs(), sizes, size)).copysign_(z)
+            more = layer.forward(a if _non_negative(layer) else a.abs(), sizes, size).mul_(kappa).copysign_(z)
+            return (more.add_(z) if layer.size is None else more.addcdiv_(z, layer.per_channel(layer.size, z))).abs_()
 
-        s, sums, lost = shared_out(layer, gradient, remembered(layer, self, whole))
-        aligned = s * z.sign()
-        absorbed = layer.absorbed(bias, sums)
-        if size is not None:
-            absorbed = absorbed + layer.absorbed(size, layer.sums(aligned))
+        # as the whole is taken without its sign, what is shared out has that of the output on it; R / z keeps that of g
+        aligned, sums, lost = shared_out(layer, gradient, self, whole)
+        s = torch.copysign(aligned, gradient)
+        absorbed = kappa * layer.absorbed(size, sums)
+        if bias is not None:
+            absorbed = absorbed + layer.absorbed(bias, layer.sums(s))
         down, more = layer.transposed(s, weight), layer.transposed(aligned, sizes)
-        down.add_(more if _non_negative(layer) else torch.where(a < 0, -more, more))
+        down.add_(more if _non_negative(layer) else torch.where(a < 0, -more, more), alpha=kappa)
         return Passed(down, absorbed, lost, torch.zeros_like(lost))
 
     def _positive(self, layer: Affine, gradient: Tensor) -> Passed:
@@ -58,8 +59,7 @@ class Gamma(Rule):
         slope = 1 / (1 + self.gamma)
         weight = leaky_relu(layer.own_weight, slope)
         bias = None if layer.added is None else leaky_relu(layer.added, slope)
-        whole = remembered(layer, self, lambda: layer.forward(layer.input, weight, bias))
-        s, sums, lost = shared_out(layer, gradient, whole)
+        s, sums, lost = shared_out(layer, gradient, self, lambda: layer.forward(layer.input, weight, bias))
         return Passed(layer.transposed(s, weight), layer.absorbed(bias, sums), lost, torch.zeros_like(lost))
 
 
@@ -119,7 +119,7 @@ def _by_sign(layer: Affine, gradient: Tensor, share: float, sign: int) -> Passed
             return layer.forward(a, same, added)
         return layer.forward(a.clamp(min=0), same, added).add_(layer.forward(a.clamp(max=0), opposite))
 
-    s, sums, lost = shared_out(layer, gradient if share == 1 else gradient * share, remembered(layer, ("sign", sign), whole))
+    s, sums, lost = shared_out(layer, gradient if share == 1 else gradient * share, ("sign", sign), whole)
     down = layer.transposed(s, same)
     if opposite is not None:
         down = torch.where(a < 0, layer.transposed(s, opposite), down)
