@@ -173,10 +173,11 @@ def _explain_group(request: Request, group: list[tuple[int, Path, Tensor]]) -> I
 
 def _single(whole: Explanation, i: int, name: str) -> Explanation:
     """The explanation of image `i` alone."""
-    parts = ("maps", "raw", "images", "scores", "targets", "residual", "target_names")
+    parts = ("maps", "raw", "images", "scores", "targets", "residual", "contributions", "scanpath", "target_names")
     values: dict[str, Any] = {part: getattr(whole, part) for part in parts}
     sliced: dict[str, Any] = {part: None if value is None else value[i : i + 1] for part, value in values.items()}
-    return replace(whole, **sliced, names=(name,))
+    ledger = None if whole.ledger is None else [row | {"image": 0} for row in whole.ledger if row["image"] == i]
+    return replace(whole, **sliced, ledger=ledger, names=(name,))
 
 
 def highest(model: Model, x: Tensor, count: int) -> list[list[dict[str, Any]]]:
