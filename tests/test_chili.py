@@ -165,12 +165,69 @@ def test_pairs_that_cannot_be_used_cost_themselves(tmp_path):
         ((torch.zeros(3, 24, 40), np.ones((24, 40)), "wolf"), "'wolf' is not among the 5 labels"),
         ((torch.zeros(3, 24, 40), np.ones((24, 40)), None), "the prompt is None"),
         (("nowhere.png", np.ones((24, 40)), "ant"), "there is no file 'nowhere.png'"),
+        ((torch.zeros(3, 24, 40), np.ones((24, 40)), 5), "target 5 is out of range"),
+        ((torch.zeros(3, 24, 40), torch.ones(1, 24, 40), "ant"), "the mask is 1 × 24 × 40 and the image 24 × 40"),
+        ((torch.zeros(3, 24, 40), None, "ant"), "the mask is NoneType"),
+        ((torch.zeros(2, 3, 24, 40), np.ones((24, 40)), "ant"), "2 images came in one pair"),
         ("ant", "expected \\(image, mask, prompt\\)"),
     ],
 )
 def test_what_is_wrong_with_a_pair_is_said(pair, sentence):
     with pytest.raises(hp.InputError, match=sentence):
         hp.chili.fit(vit(), [pair])
+
+
+def test_a_prompt_that_the_model_does_not_know_costs_its_pair():
+    scene = next(world().scenes(1))
+    model = hp.load("planted-clip").with_prompts(["snow"])
+    good = [(scene.image, scene.object_mask, prompt) for prompt in ("a photo of a cow", 0)]
+    bad = [(scene.image, scene.object_mask, prompt) for prompt in ("a photo of a wolf", 1)]
+    with pytest.warns(UserWarning, match=r"2 of 4 pairs were left out.*Pair 1: planted-clip does not know 'wolf'"):
+        found = hp.chili.fit(model, [good[0], bad[0], good[1], bad[1]])
+    torch.testing.assert_close(found.values, hp.chili.fit(model, good).values)
+    assert (found.provenance["pairs"], found.provenance["left_out"]) == (2, 2)
+
+
+def world():
+    from heatproof.models.planted import World
+
+    return World()
+
+
+def test_masks_with_transparency_are_their_colours(tmp_path):
+    x, marked = images(1)[0], masks(1)[0]
+    colours = np.stack([marked, marked // 2, marked * 0, marked * 0 + 255], 2)
+    Image.fromarray(colours).save(tmp_path / "mask.png")
+    expected = hp.chili.fit(vit(), [(x, marked, "ant")]).values
+    grey = Image.fromarray(np.stack([marked, marked * 0 + 255], 2))
+    assert grey.mode == "LA"
+    for mask in (colours, Image.fromarray(colours), grey, tmp_path / "mask.png", torch.from_numpy(marked), marked[..., None]):
+        assert torch.equal(hp.chili.fit(vit(), [(x, mask, "ant")]).values, expected)
+
+
+def test_masks_go_the_way_of_their_images_through_any_preprocess():
+    """Also where its normalisation is not known: a crop, then each channel on a scale of its own."""
+
+    def crop(image):
+        x = torch.from_numpy(np.array(image)).permute(2, 0, 1)[:, 3:27, 10:50] / 255
+        return (x - torch.tensor([0.9, 0.1, 0.4]).view(3, 1, 1)) / torch.tensor([0.2, 0.3, -0.1]).view(3, 1, 1)
+
+    rng = np.random.default_rng(0)
+    photo, mask = rng.integers(0, 256, (30, 60, 3), dtype=np.uint8), np.zeros((30, 60), np.uint8)
+    mask[5:20, 15:34] = 1
+    model = hp.wrap(seeded(TinyViT), preprocess=crop, labels=LABELS)
+    found = hp.chili.fit(model, [(photo, mask, "bee")])
+    expected = hp.chili.fit(model, [(crop(photo), mask[3:27, 10:50], "bee")])
+    assert torch.equal(found.values, expected.values)
+    with pytest.raises(hp.InputError, match="where the model sees the image"):
+        hp.chili.fit(model, [(photo, np.arange(60) < 10 * np.ones((30, 1)), "bee")])
+
+
+def test_weights_that_are_nan_are_not_measured():
+    model = vit()
+    model.module.head.weight.data[:] = torch.nan
+    with pytest.raises(hp.ModelError, match=r"NaN or infinite for image\(s\) \[0, 1\]"):
+        hp.chili.fit(model, [(one, masks(1)[0], "ant") for one in images(2)])
 
 
 def test_a_mask_file_of_another_size_is_left_out(tmp_path):

@@ -1,10 +1,14 @@
 """label_heads against a naive reading of the algorithm, mean-ablation against the sum it stands for."""
 
+import copy
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 
 import heatproof as hp
+from heatproof.models.loading import as_model
 from heatproof.tokens.label_heads import span_texts
 from heatproof.tokens.spans import spans
 from test_textspan_models import WIDE, of_open_clip, of_timm, wrapped
@@ -99,6 +103,8 @@ def test_ablating_takes_out_what_differs_from_the_mean(clip):
     torch.testing.assert_close(done.before, ex.scores, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(done.after[0], ex.scores - taken + taken.mean(0), rtol=1e-3, atol=1e-5)
     assert done.names == ("head (0, 1) + head (2, 2) + attention layer 1",)
+    arrays = hp.textspan.ablate(clip, x, heads=np.array([(0, 1), (-1, 2)]), layers=torch.tensor([1]))
+    assert arrays.names == done.names and torch.equal(arrays.after, done.after)
     right = ex.scores.argmax(1) == torch.tensor([0, 1, 2, 3, 4, 0])
     assert done.accuracy[0] == pytest.approx(float(right.float().mean())) and "| nothing | 100% |" in done.table
 
@@ -119,11 +125,31 @@ def test_what_is_left_of_all_parts_are_biases_and_constants():
     torch.testing.assert_close(alone.after[0], ex.scores - own + own.mean(0), rtol=1e-3, atol=1e-5)
 
 
+def spoilt(model):
+    module = copy.deepcopy(model.module)
+    module.visual.proj.data[:] = torch.nan
+    return dataclasses.replace(model, module=module)
+
+
+def test_one_text_and_a_plain_module(clip):
+    x = images(3, size=WIDE)
+    one = hp.textspan.label_heads(clip, x, "red", layers=[0])
+    assert one.rows == hp.textspan.label_heads(clip, x, ["red"], layers=[0]).rows and one[0, 0].texts == ("red",)
+    net = of_timm()()
+    plain, held = (hp.textspan.ablate(model, x, layers=[0]) for model in (net, hp.wrap(net)))
+    assert torch.equal(plain.after, held.after)
+
+
 @pytest.mark.parametrize(
     ("error", "match", "call"),
     [
         (hp.ModelError, "no text encoder", lambda m, x: hp.textspan.label_heads(hp.wrap(seeded(GapNet)), x, ["red"])),
         (hp.InputError, "names no text", lambda m, x: hp.textspan.label_heads(m, x, [])),
+        (hp.ModelError, "model is str; expected what", lambda m, x: as_model("planted-clip")),
+        (hp.InputError, "top=0", lambda m, x: hp.textspan.label_heads(m, x, ["red"], top=0)),
+        (hp.InputError, "rank=-2", lambda m, x: hp.textspan.label_heads(m, x, ["red"], rank=-2)),
+        (hp.ModelError, "NaN or infinite", lambda m, x: hp.textspan.label_heads(spoilt(m), x, ["red"])),
+        (hp.ModelError, "no prompts yet", lambda m, x: hp.textspan.ablate(m.module, x, layers=[0])),
         (hp.InputError, "there is but one", lambda m, x: hp.textspan.label_heads(m, x[:1], ["red", "blue"])),
         (hp.MethodError, "expected indices from 0 to 2", lambda m, x: hp.textspan.label_heads(m, x, ["red"], layers=[3])),
         (hp.MethodError, "nothing to ablate", lambda m, x: hp.textspan.ablate(m, x)),

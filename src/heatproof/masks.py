@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Shaped, UInt8
 from PIL import Image
 
 from heatproof.errors import InputError
@@ -104,13 +104,11 @@ def read_mask(
         with Image.open(path) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise InputError(f"{str(path)!r} has more than {MAX_PIXELS:,} pixels, the limit; make it smaller first.")
-            plain = image if image.mode in ("1", "L", "P", "I", "I;16") else image.convert("RGB")
-            values = np.array(plain)
+            values = mask_values(image)
     except InputError:
         raise
     except Exception as error:  # decoders raise nearly anything on damaged files
         raise InputError(f"the mask {str(path)!r} cannot be read ({error}); expected a PNG.") from error
-    values = values.max(2) if values.ndim == 3 else values
     if exact and values.shape != size:
         came = " × ".join(map(str, values.shape))
         raise InputError(f"the mask {str(path)!r} is {came} and its image {size[0]} × {size[1]}; expected one size.")
@@ -119,3 +117,9 @@ def read_mask(
         classes[values == void] = LEFT_OUT
     rows, columns = (((np.arange(n) + 0.5) * m / n).astype(int) for n, m in zip(size, classes.shape, strict=True))
     return classes[rows[:, None], columns]
+
+
+def mask_values(image: Image.Image) -> Shaped[np.ndarray, "height width"]:
+    """A mask's pixels: grey, or the indices of a palette; of colours the highest channel, and transparency does not count."""
+    values = np.array(image if image.mode in ("1", "L", "P", "I", "I;16") else image.convert("RGB"))
+    return values.max(2) if values.ndim == 3 else values

@@ -106,6 +106,18 @@ def wrap(
     return model.with_prompts(prompts) if prompts is not None else model
 
 
+def as_model(given: Any) -> Model:
+    """What `load()` or `wrap()` returned as it is, and a module wrapped.
+
+    Raises:
+        ModelError: something else.
+    """
+    model = wrap(given) if isinstance(given, nn.Module) else given
+    if not isinstance(model, Model):
+        raise ModelError(f"model is {type(given).__name__}; expected what hp.load(…) or hp.wrap(…) returns, or a module.")
+    return model
+
+
 def available() -> list[dict[str, str]]:
     """Every name that `load()` takes, from the lists that the installed libraries bring along: nothing is downloaded.
 

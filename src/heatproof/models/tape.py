@@ -89,12 +89,7 @@ class Tape:
             watched = watch(self) if watch else None
             self._scores = self._forward(layer_gradients, head) if watched is None else watched
         self.scores: Float[Tensor, "batch classes"] = self._scores.detach()
-        if not torch.isfinite(self.scores).all():
-            rows = (~torch.isfinite(self.scores)).any(1).nonzero().flatten().tolist()
-            raise ModelError(
-                f"the model's scores are NaN or infinite for image(s) {rows}; check its weights (a failed training, "
-                "or half precision that overflowed) and the range of the input."
-            )
+        check_finite(self.scores, range(len(self.scores)))
 
     def _forward(self, layer_gradients: bool, head: bool) -> Tensor:
         modules = dict(self.module.named_modules())
@@ -249,6 +244,24 @@ def run(readout: Readout, module: nn.Module, x: Tensor) -> Tensor:
             f"the model raised {type(error).__name__} on an input of shape {tuple(x.shape)}: {error}. "
             "Check that it takes images of that size."
         ) from error
+
+
+def check_finite(scores: Float[Tensor, "batch _"], images: Sequence[int]) -> None:
+    """Say of which images the model makes no numbers.
+
+    Args:
+        scores: a row per image.
+        images: what each is called.
+
+    Raises:
+        ModelError: NaN or infinite values.
+    """
+    wrong = [name for name, fine in zip(images, torch.isfinite(scores).all(1).tolist(), strict=True) if not fine]
+    if wrong:
+        raise ModelError(
+            f"the model's scores are NaN or infinite for image(s) {wrong}; check its weights (a failed training, "
+            "or half precision that overflowed) and the range of the input."
+        )
 
 
 def placement(module: nn.Module) -> tuple[torch.device, torch.dtype]:

@@ -6,12 +6,13 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
-from heatproof.errors import InputError, MethodError
+from heatproof.errors import InputError, MethodError, ModelError
+from heatproof.models.loading import as_model
 from heatproof.models.model import Model
 from heatproof.models.readout import Similarity
-from heatproof.tokens.select import indices
+from heatproof.tokens.select import indices, plain
 from heatproof.tokens.spans import Spans, spans
 
 
@@ -62,11 +63,11 @@ class Ablation:
 
 
 def ablate(
-    model: Model,
+    model: Model | nn.Module,
     images: Any,
     *,
-    heads: Sequence[Any] | None = None,
-    layers: Sequence[int] | None = None,
+    heads: Any = None,
+    layers: Any = None,
     mlps: bool = False,
     class_attention: bool = False,
     cumulative: bool = False,
@@ -80,8 +81,8 @@ def ablate(
     Args:
         model: what `load()` or `wrap()` returned; with prompts if it takes any.
         images: at least two, as `explain()` takes them. Read in batches; a number per image, class and ablation is kept.
-        heads: pairs (layer, head), counted as in `contributions`.
-        layers: attention layers, with all of their heads.
+        heads: pairs (layer, head), counted as in `contributions`; a list or an array.
+        layers: indices of attention layers, with all of their heads.
         mlps: whether to ablate all MLPs.
         class_attention: whether to ablate what the class token attends to in itself.
         cumulative: instead of one ablation, one for the first attention layer, the first two, …, in place of `heads` and
@@ -93,17 +94,21 @@ def ablate(
         Scores before and after.
 
     Raises:
-        InputError: fewer than two images, or true classes that do not fit. MethodError: nothing to ablate, heads or
-            layers that do not exist, or a model without attention that writes to the score.
+        InputError: fewer than two images, or true classes that do not fit. ModelError: no prompts yet. MethodError: nothing
+            to ablate, heads or layers that do not exist, or a model without attention that writes to the score.
 
     Misleads where parts stand in for each other: a head whose work another one can do changes little alone.
 
     Paper: Gandelsman, Efros & Steinhardt 2024, section 3.
     """
+    heads, layers = plain(heads), plain(layers)
     if cumulative and (heads or layers):
         raise MethodError("cumulative=True ablates layer after layer; leave heads= and layers= out.")
     if not (heads or layers or mlps or class_attention or cumulative):
         raise MethodError("nothing to ablate; pass heads=, layers=, mlps=True, class_attention=True or cumulative=True.")
+    model = as_model(model)
+    if model.takes_prompts and model.prompts is None:
+        raise ModelError(f"{model.name} has no prompts yet; call model.with_prompts(['a photo of a cat', …]).")
     outputs: list[Tensor] = []
     ablated: list[Tensor] = []
     masks: dict[str, Tensor] = {}

@@ -16,11 +16,11 @@ from torch.nn import functional as F
 
 from heatproof.errors import HeatproofError, InputError
 from heatproof.images import check_tensor, read_image
-from heatproof.masks import OBJECT, read_mask, read_masked
-from heatproof.models.loading import wrap
+from heatproof.masks import OBJECT, mask_values, read_mask, read_masked
+from heatproof.models.loading import as_model
 from heatproof.models.model import Model
 from heatproof.models.shadow import shadow
-from heatproof.models.tape import placement, recording
+from heatproof.models.tape import check_finite, placement, recording
 from heatproof.models.targets import find_label, resolve_targets
 from heatproof.tokens.chili_weights import ChiliWeights, binarised, head_weight, overlap
 from heatproof.tokens.decomposition import decompose
@@ -33,6 +33,7 @@ _BATCH = 8
 class _Item:
     """One pair as the model takes it; the mask has the image's size and went through the same crop."""
 
+    number: int
     x: Float[Tensor, "3 height width"]
     mask: Float[Tensor, "height width"]
     prompt: Any
@@ -64,13 +65,13 @@ def fit(model: Model | nn.Module, probing_set: Any, alpha: float = 10.0, binaris
     if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 < alpha < float("inf"):
         raise InputError(f"alpha={alpha!r}; expected a number above 0.")
     binarised(torch.zeros(1, 1), binarise)  # says at once if there is no such way
-    model = wrap(model) if isinstance(model, nn.Module) else model
+    model = as_model(model)
     total: Tensor | None = None
-    count, left = 0, []
+    count, left = 0, list[str]()
     for batch in _batches(model, probing_set, left):
-        rows = _weights(model, batch, float(alpha), binarise)
-        total = rows.sum(0) if total is None else total + rows.sum(0)
-        count += len(rows)
+        for row in _rows(model, batch, float(alpha), binarise, left):
+            total = row if total is None else total + row
+            count += 1
     if total is None:
         raise InputError(f"the probing set has no pair that can be used.{' ' + left[0] if left else ' It is empty.'}")
     if left:
@@ -84,7 +85,7 @@ def _batches(model: Model, probing_set: Any, left: list[str]) -> Iterator[list[_
     group: list[_Item] = []
     for n, pair in enumerate(_pairs(probing_set, left)):
         try:
-            item = _read(model, pair)
+            item = _read(model, n, pair)
         except HeatproofError as error:
             left.append(f"Pair {n}: {error}")
             continue
@@ -109,7 +110,7 @@ def _pairs(probing_set: Any, left: list[str]) -> Iterable[Any]:
         ) from None
 
 
-def _read(model: Model, pair: Any) -> _Item:
+def _read(model: Model, number: int, pair: Any) -> _Item:
     if not isinstance(pair, list | tuple) or len(pair) != 3:
         raise InputError(f"{type(pair).__name__} came; expected (image, mask, prompt).")
     image, mask, prompt = pair
@@ -118,17 +119,27 @@ def _read(model: Model, pair: Any) -> _Item:
     if isinstance(prompt, str) and not model.takes_prompts:
         find_label(prompt, model.labels)  # says if there is none
     if isinstance(image, Tensor):
-        x = check_tensor(image)[0]
+        images = check_tensor(image)
+        if len(images) != 1:
+            raise InputError(f"{len(images)} images came in one pair; expected one, with one mask.")
+        x = images[0]
         marked = torch.from_numpy(_mask(mask, (x.shape[1], x.shape[2]))).float()
     else:
         photo = read_image(image)
         x = check_tensor(model.preprocess(photo))[0]
-        black_and_white = Image.fromarray(np.uint8(255) * _mask(mask, (photo.height, photo.width))).convert("RGB")
-        # the mask goes the way of its image, through whatever crop that is
-        marked = model.preprocess.pixels(model.preprocess(black_and_white)[None])[0].mean(0)
+        marked = _seen(model, _mask(mask, (photo.height, photo.width)))
     if not bool((marked > 0.5).any()):
         raise InputError("the mask is empty (where the model sees the image); expected pixels of the object.")
-    return _Item(x, marked, prompt)
+    return _Item(number, x, marked, prompt)
+
+
+def _seen(model: Model, mask: Bool[np.ndarray, "height width"]) -> Float[Tensor, "h w"]:
+    """The mask the way of its image, through whatever crop that is: from 0 to 1, as it lies between black and white there."""
+    black, white, between = (
+        model.preprocess(Image.fromarray(np.uint8(255) * one).convert("RGB"))
+        for one in (np.zeros_like(mask), np.ones_like(mask), mask)
+    )
+    return ((between - black) / (white - black)).nan_to_num(0, 0, 0).mean(0)
 
 
 def _mask(mask: Any, size: tuple[int, int]) -> Bool[np.ndarray, "height width"]:
@@ -136,13 +147,32 @@ def _mask(mask: Any, size: tuple[int, int]) -> Bool[np.ndarray, "height width"]:
     if isinstance(mask, str | os.PathLike):
         with_size = read_mask(Path(mask), size, exact=True)
         return with_size == OBJECT
-    values = np.asarray(mask.cpu() if isinstance(mask, Tensor) else mask)
-    values = values.max(2) if values.ndim == 3 else values
-    if values.shape != size:
-        raise InputError(
-            f"the mask is {' × '.join(map(str, values.shape))} and the image {size[0]} × {size[1]}; expected one size."
-        )
+    if isinstance(mask, Image.Image):
+        values = mask_values(mask)
+    else:
+        values = np.asarray(mask.detach().float().cpu() if isinstance(mask, Tensor) else mask)
+    if values.ndim == 3 and values.shape[2] in (1, 3, 4):
+        values = values[..., :3].max(2)  # of colours the highest channel; transparency does not count
+    if values.shape != size or not (np.issubdtype(values.dtype, np.number) or values.dtype == bool):
+        came = " × ".join(map(str, values.shape)) or type(mask).__name__
+        raise InputError(f"the mask is {came} and the image {size[0]} × {size[1]}; expected one size.")
     return values > 0
+
+
+def _rows(
+    model: Model, batch: list[_Item], alpha: float, binarise: str, left: list[str]
+) -> Iterator[Float[Tensor, "layers heads"]]:
+    """A row per pair; a sentence into `left` for each whose prompt the model turns out not to know."""
+    try:
+        rows = _weights(model, batch, alpha, binarise)
+    except InputError as error:
+        if len(batch) == 1:
+            left.append(f"Pair {batch[0].number}: {error}")
+            return
+        for item in batch:
+            yield from _rows(model, [item], alpha, binarise, left)
+    else:
+        yield from rows
 
 
 def _weights(model: Model, batch: list[_Item], alpha: float, binarise: str) -> Float[Tensor, "pairs layers heads"]:
@@ -161,6 +191,7 @@ def _weights(model: Model, batch: list[_Item], alpha: float, binarise: str) -> F
     x = torch.stack([item.x for item in batch]).to(device, dtype)
     with recording(False):
         found = decompose(shadow(model.module), model.readout, x, aim)
+        check_finite(found.scores, [item.number for item in batch])
         patches = found.contributions[:, 0, ..., found.prefix :].unflatten(-1, found.grid)
         share = F.adaptive_avg_pool2d(torch.stack([item.mask for item in batch])[:, None].to(device), found.grid)
         # an object smaller than half a patch lies where most of it lies

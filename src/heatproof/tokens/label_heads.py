@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from heatproof.errors import InputError, ModelError
+from heatproof.models.loading import as_model
 from heatproof.models.model import Model
 from heatproof.tokens.select import indices
 from heatproof.tokens.spans import spans
@@ -138,10 +139,10 @@ def embed_texts(model: Model, texts: Sequence[str]) -> Float[Tensor, "texts embe
 
 
 def label_heads(
-    model: Model,
+    model: Model | nn.Module,
     images: Any,
     texts: Sequence[str] | None = None,
-    layers: Sequence[int] | None = None,
+    layers: Any = None,
     top: int = 10,
     rank: int = 80,
     batch_size: int | None = None,
@@ -165,18 +166,20 @@ def label_heads(
 
     Raises:
         ModelError: no text encoder, or no attention that writes to the embedding. InputError: an image that cannot be
-            read, fewer than two images, or no texts.
+            read, fewer than two images, no texts, or none asked for.
 
     Misleads where the bank has no word for what a head does: the best of the wrong words is listed too, with a small
     share of the variance.
 
     Paper: Gandelsman, Efros & Steinhardt 2024, section 4.
     """
-    if not isinstance(model, Model) or not model.takes_prompts:
-        raise ModelError(
-            f"{getattr(model, 'name', type(model).__name__)} has no text encoder; label_heads needs a CLIP-like model."
-        )
-    bank = tuple(descriptions() if texts is None else texts)
+    model = as_model(model)
+    if not model.takes_prompts:
+        raise ModelError(f"{model.name} has no text encoder; label_heads needs a CLIP-like model.")
+    for name, number in (("top", top), ("rank", rank)):
+        if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+            raise InputError(f"{name}={number!r}; expected a whole number, at least 1.")
+    bank = (texts,) if isinstance(texts, str) else tuple(descriptions() if texts is None else texts)
     if not bank:
         raise InputError("texts=[] names no text; pass at least one, or None for the text bank.")
     words = embed_texts(model, bank)

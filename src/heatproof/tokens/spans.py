@@ -14,7 +14,7 @@ from heatproof.models.batching import batch_limit
 from heatproof.models.model import Model, stack
 from heatproof.models.readout import Similarity
 from heatproof.models.shadow import shadow
-from heatproof.models.tape import placement, recording
+from heatproof.models.tape import check_finite, placement, recording
 from heatproof.tokens.attention import Attention, at_least
 from heatproof.tokens.decomposition import follow, live_queries, stacked
 from heatproof.tokens.direct_path import Mixed
@@ -54,12 +54,17 @@ def spans(
         InputError: an image that cannot be read. MethodError: no attention writes to the outputs.
     """
     module = shadow(model.module)
+    done = 0
     for x in _batches(model, images, batch_size):
         with recording(False):
             try:
-                yield _spans(model, module, x, first, mlps)
+                parts = [_spans(model, module, x, first, mlps)]
             except Mixed:
-                yield from (_spans(model, module, x[i : i + 1], first, mlps) for i in range(len(x)))
+                parts = [_spans(model, module, x[i : i + 1], first, mlps) for i in range(len(x))]
+        for part in parts:
+            check_finite(part.outputs, range(done, done + len(part.outputs)))
+            done += len(part.outputs)
+            yield part
 
 
 def _spans(model: Model, module: nn.Module, x: Tensor, first: bool, mlps: bool) -> Spans:
