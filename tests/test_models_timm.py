@@ -144,3 +144,12 @@ def test_what_cannot_be_had_is_a_sentence(monkeypatch, name, says):
     monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", offline)
     with pytest.raises(hp.ModelError, match=says):
         hp.load(f"timm/{name}")
+
+
+@pytest.mark.parametrize("method", ["legrad", "gradcam", "textspan"])
+def test_gradient_checkpointing_is_for_training(method):
+    module = timm.create_model("vit_tiny_patch16_224", img_size=WIDE, num_classes=5, **TINY)
+    x = torch.randn(1, 3, *WIDE, generator=torch.Generator().manual_seed(0))
+    expected = hp.explain(module, x, method, target=1).raw
+    module.set_grad_checkpointing()
+    assert torch.equal(hp.explain(module, x, method, target=1).raw, expected) and module.grad_checkpointing

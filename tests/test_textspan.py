@@ -140,6 +140,28 @@ def test_however_it_is_written(count):
     assert places == {"blocks.0.linear2", "blocks.1.linear2"}
 
 
+class Flattened(TinyViT):
+    """Tokens of all images in one axis wherever a layer does not care."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        stream = torch.cat([self.prefix.expand(len(x), -1, -1), self.patch(x).flatten(2).transpose(1, 2)], 1) + self.position
+        for block in self.blocks:
+            y = block.norm1(stream)
+            stream = stream + block.self_attn(y, y, y, need_weights=False)[0]
+            flat = stream.flatten(0, 1)
+            flat = flat + block.linear2(F.relu(block.linear1(block.norm2(flat))))
+            stream = flat.unflatten(0, (len(x), -1))
+        return self.head(self.norm(stream.flatten(0, 1))).unflatten(0, (len(x), -1)).mean(1)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_images_that_do_not_lie_along_the_first_axes(count):
+    net, x = awake(seeded(Flattened)), images(count)
+    ex = hp.explain(net, x, method="textspan", target=[[0, 4]] * count)
+    torch.testing.assert_close(ex.contributions.sum((2, 3, 4)) + ex.residual, ex.scores, rtol=1e-4, atol=1e-5)
+    assert hp.textspan.ablate(net, images(3), mlps=True).after.shape == (1, 3, CLASSES)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_stays_near_full(dtype):
     net, x = awake(seeded(TinyViT)), images(2)

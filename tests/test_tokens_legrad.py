@@ -35,7 +35,7 @@ def by_definition(case, x: Tensor, targets, classifier, layers, pooling: str = "
                 (gradient,) = torch.autograd.grad(score, matrix, retain_graph=True)
                 heat = gradient.clamp(min=0)[0].mean(0)
                 heat = heat.sum(0) if case.pooled else heat.mean(0)
-                maps[i, t] += heat[case.prefix :].reshape(case.grid) / len(layers)
+                maps[i, t] += heat[-case.grid[0] * case.grid[1] :].reshape(case.grid) / len(layers)
     return maps.detach()
 
 

@@ -2,6 +2,7 @@
 
 import threading
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -9,6 +10,7 @@ from torch.nn import functional as F
 
 import heatproof as hp
 from heatproof.models.shadow import shadow
+from heatproof.tokens.layout import _LAYOUTS
 from heatproof.tokens.tap import Tap
 from tiny import CLASSES, GapNet, TinyViT, images, seeded
 from transformers_tiny import CASES, lively
@@ -145,6 +147,9 @@ def test_blocks_that_return_more_than_the_stream():
     for name in ("legrad", "rollout", "attention"):
         one, other = (hp.explain(module, images(2), method=name, target=3).raw for module in (plain, pairs))
         torch.testing.assert_close(one, other)
+    (kept,) = _LAYOUTS[pairs].values()  # lives as long as the module: no graph may hang on it, nor a batch
+    assert all(stream.numel() == 0 and not stream.requires_grad for stream, _ in kept.templates.values())
+    assert len(kept.templates) == 2
 
 
 @pytest.mark.parametrize(
@@ -180,13 +185,55 @@ def test_residuals_outside_the_blocks_are_refused():
         hp.explain(module, images(1), method="legrad")
 
 
+class Stages(TinyViT):
+    """Tokens are dropped on the way, so that some blocks attend over 18 and others over 9."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.patch(x).flatten(2).transpose(1, 2)
+        tokens = torch.cat([self.prefix.expand(len(x), -1, -1), tokens], 1) + self.position
+        for block in self.blocks:
+            tokens = tokens[:, ::2] if block is self.fewer else tokens
+            tokens = block(tokens)
+        return self.head(self.norm(tokens)[:, 0])
+
+
+@pytest.mark.parametrize(("fewer", "place"), [(1, r"blocks\.0"), (2, r"blocks\.2")])
+def test_several_grids_are_refused(fewer, place):
+    module = net("fused")
+    module.blocks.append(Block("fused"))
+    module.__class__, module.fewer = Stages, module.blocks[fewer]
+    for name in ("legrad", "rollout", "attention"):
+        with pytest.raises(hp.MethodError, match=rf"in another way, over (18|9), in '{place}'"):
+            hp.explain(module, images(1), method=name)
+
+
+class Again(TinyViT):
+    """A pooler that lies in no module of its own."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.patch(x).flatten(2).transpose(1, 2)
+        tokens = torch.cat([self.prefix.expand(len(x), -1, -1), tokens], 1) + self.position
+        for block in self.blocks:
+            tokens = block(tokens)
+        heads = tokens.unflatten(2, (3, -1)).transpose(1, 2)
+        return self.head(self.norm(F.scaled_dot_product_attention(heads[:, :, :1], heads, heads).transpose(1, 2).flatten(1)))
+
+
+def test_a_pooler_without_a_module_is_named():
+    module = net("fused")
+    module.__class__ = Again
+    for name in ("legrad", "rollout", "attention"):
+        with pytest.raises(hp.MethodError, match="reads the tokens of the last block is in no module"):
+            hp.explain(module, images(1), method=name)
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [
         ({"layers": [2]}, "from 0 to 1"),
-        ({"layers": []}, "list of block indices"),
-        ({"layers": ["blocks.0"]}, "list of block indices"),
-        ({"layers": [True]}, "list of block indices"),
+        ({"layers": []}, "expected indices"),
+        ({"layers": ["blocks.0"]}, "expected indices"),
+        ({"layers": [True]}, "expected indices"),
         ({"pooling": "max"}, "'mean' or 'class'"),
         ({"correction": True}, "attentional pooler"),
     ],
@@ -196,6 +243,14 @@ def test_options_that_cannot_be(options, says):
         hp.explain(seeded(TinyViT), images(1), method="legrad", **options)
     with pytest.raises(hp.MethodError, match="no class token"):
         hp.explain(seeded(lambda: TinyViT(prefix=0)), images(1), method="legrad", pooling="class")
+
+
+@pytest.mark.parametrize("layers", [np.arange(2), [np.int64(1), 0], torch.tensor([0, -1]), range(2), (-2, -1, 0)])
+def test_layers_in_all_forms(layers):
+    names = ["legrad", "rollout", "attention", "textspan"]
+    every, given = (hp.explain(seeded(TinyViT), images(1), names, layers=asked) for asked in ([0, 1], layers))
+    for name in names:
+        torch.testing.assert_close(given[name].raw, every[name].raw)
 
 
 def test_one_forward_of_the_whole_model_and_one_that_learns_its_layout():

@@ -140,6 +140,12 @@ def timm_siglip() -> Case:
     return Case(net, (64, 96), (4, 6), 0, list(net.blocks), lambda z, _: net.head(net.attn_pool(z)), pooled=True)
 
 
+def timm_map_registers() -> Case:
+    """A pooler that leaves the registers out."""
+    net = _timm("vit_so150m_patch16_reg4_map_256", img_size=(64, 96))
+    return Case(net, (64, 96), (4, 6), 4, list(net.blocks), lambda z, _: net.head(net.attn_pool(z[:, 4:])), pooled=True)
+
+
 def _similar(embedding: Tensor, classifier: Tensor | None) -> Tensor:
     return F.normalize(embedding, dim=-1) @ classifier
 
@@ -246,7 +252,8 @@ def hf_siglip() -> Case:
 
 
 CASES = [
-    tiny, tiny_post_norm, torchvision_vit, timm_vit, timm_by_hand, timm_registers, timm_mean, timm_siglip, open_clip_clip,
+    tiny, tiny_post_norm, torchvision_vit, timm_vit, timm_by_hand, timm_registers, timm_mean, timm_siglip, timm_map_registers,
+    open_clip_clip,
     open_clip_siglip, open_clip_coca, hf_vit, hf_vit_by_hand, hf_dinov2, hf_clip, hf_siglip,
 ]  # fmt: skip
 

@@ -27,14 +27,16 @@ def shadow(module: nn.Module) -> nn.Module:
     Hooks of the user's come along and run, since they may be part of what the model computes.
 
     Returns:
-        A module that gives the outputs the original would give in eval mode. A compiled module is explained
-        through the module it was compiled from.
+        A module that gives the outputs the original would give in eval mode, without gradient checkpointing. A compiled
+        module is explained through the module it was compiled from.
     """
     module = getattr(module, "_orig_mod", module)
     with torch.inference_mode(False), torch.no_grad():
         twin = _copy_module(module, {})
     for child in twin.modules():
         child.training = False  # not .eval(): a class may override it with side effects
+        if "grad_checkpointing" in vars(child):
+            child.grad_checkpointing = False  # timm and open_clip would run blocks again in a backward, unwatched
     return twin
 
 

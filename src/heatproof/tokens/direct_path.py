@@ -151,6 +151,8 @@ class DirectPath(TorchFunctionMode):
 
     def _inner(self, value: Tensor, gradient: Tensor) -> Tensor:
         """`⟨value, gradient⟩` of each image."""
+        if self.images == 1:  # whatever lies along its axes, it belongs to that image
+            value, gradient = value[None], gradient[None]
         first = gradient.ndim < 3 or gradient.shape[0] == self.images
         if gradient.shape[0 if first else 1] != self.images:
             raise Mixed

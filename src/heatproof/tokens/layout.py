@@ -9,11 +9,13 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from heatproof.errors import MethodError, ModelError
 from heatproof.models.sites import Site, read_shape
-from heatproof.models.tape import Tape, as_tensor, recording, run
+from heatproof.models.tape import Tape, as_tensor, recording, replace_tensor, run
 from heatproof.tokens.attention import Attention
+from heatproof.tokens.select import indices
 from heatproof.tokens.tap import Tap
 
 Call = tuple[str, int]
@@ -34,7 +36,7 @@ class Layout:
         pooler: what attends to the tokens in place of a class token or a mean, None if nothing does.
         queries: of the pooler, those whose answers the score reads.
         stems: convolutions in front of the blocks, with the shape of what they return for one image.
-        templates: what blocks return that is no plain tensor, with the stream in it.
+        templates: what blocks return that is no plain tensor, without the stream.
     """
 
     blocks: tuple[Call, ...]
@@ -66,15 +68,7 @@ class Layout:
             MethodError: something else, or out of range.
         """
         count = len(self.blocks)
-        if layers is None:
-            return list(range(count)) if default is None else [number % count for number in default]
-        given = list(layers) if isinstance(layers, list | tuple | range) else [layers]
-        wrong = [n for n in given if isinstance(n, bool) or not isinstance(n, int) or not -count <= n < count]
-        if wrong or not given:
-            raise MethodError(
-                f"layers={layers!r}; expected a list of block indices from 0 to {count - 1}, or negative ones from the end."
-            )
-        return sorted({number % count for number in given})
+        return sorted(indices("layers", default if layers is None else layers, count))
 
 
 def layout(tape: Tape) -> Layout:
@@ -133,9 +127,17 @@ def _survey(tape: Tape) -> Layout:
             f"block {blocks[-1][0]!r} of the model returns {tuple(last.tensor.shape)}, which is no grid of tokens for an input "
             f"of {tape.size}; gradcam and lrp may fit."
         )
-    after = [a for a in tap.attentions[_number(tap.attentions, blocks[-1]) + 1 :] if a.shape[3] == _count(last.tensor)]
+    before, after = tap.attentions[:behind], tap.attentions[behind + 1 :]
+    for attention in before:
+        if not any(call in blocks for call in attention.calls):
+            raise _several_grids(attention, last.tensor)
     reads, reader, queries = _readers(scores, last.tensor, stream, after)
-    pooler = None if reader is None else _outermost(reader, tap.attentions, lambda call: _like_stream(seen, call, last.tensor))
+    pooler = None if reader is None else _outermost(reader, tap.attentions, lambda call: _gets(seen, call, last.tensor, reader))
+    if reader is not None and pooler is None:
+        raise MethodError(
+            f"the attention in {reader.place!r} that reads the tokens of the last block is in no module that gets just these and "
+            "attends once; wrap it into one, or use lrp or gradcam."
+        )
     return Layout(
         tuple(blocks),
         stream,
@@ -144,8 +146,14 @@ def _survey(tape: Tape) -> Layout:
         pooler,
         queries,
         {call[0]: tuple(one.tensor.shape[1:]) for call, one in stems if (call[0], 2) not in seen},
-        {call: seen[call].output for call in blocks if not isinstance(seen[call].output, Tensor)},
+        {call: _template(seen[call].output) for call in blocks if not isinstance(seen[call].output, Tensor)},
     )
+
+
+def _template(output: Any) -> Any:
+    """What a block returned without the stream, and without the graph of the forward that it came from."""
+    plain = tree_map_only(Tensor, Tensor.detach, output)
+    return replace_tensor(plain, as_tensor(plain).new_empty(0))
 
 
 def first_tensor(args: tuple, kwargs: dict) -> Tensor | None:
@@ -166,6 +174,13 @@ def _like_stream(seen: dict[Call, _Seen], call: Call, tokens: Tensor) -> bool:
     """Whether the first thing that a call got is shaped like the stream."""
     given = seen[call].given if call in seen else None
     return given is not None and given.shape == tokens.shape
+
+
+def _gets(seen: dict[Call, _Seen], call: Call, tokens: Tensor, attention: Attention) -> bool:
+    """Whether the first thing that a call got is the stream, or what of it an attention attends to."""
+    given = seen[call].given if call in seen else None
+    axis = 1 if tokens.shape[0] == 1 else 0
+    return given is not None and given.shape == tokens.narrow(axis, 0, attention.shape[3]).shape
 
 
 def _outermost(attention: Attention, attentions: Sequence[Attention], fits: Any) -> Call | None:
@@ -231,13 +246,24 @@ def _readers(
     wanted = [tokens, *(attention.output for attention in after)]
     with recording(True):
         found = torch.autograd.grad(scores.max(), wanted, allow_unused=True)
-    for attention, gradient in zip(after, found[1:], strict=True):
-        if gradient is not None:
-            return tuple(range(_count(tokens))), attention, _moved(gradient.transpose(1, 2)[0]) or (0,)
+    live = [(attention, gradient) for attention, gradient in zip(after, found[1:], strict=True) if gradient is not None]
+    if live:
+        attention, gradient = live[-1]
+        if len(live) > 1 or attention.shape[3] not in (_count(tokens), _count(tokens) - stream.prefix):
+            raise _several_grids(attention, tokens)
+        return tuple(range(_count(tokens))), attention, _moved(gradient.transpose(1, 2)[0]) or (0,)
     # a head that is all zeros, as fresh transformers start, reads nothing yet
     unread = (0,) if stream.prefix else tuple(range(_count(tokens)))
     moved = () if found[0] is None else _moved(found[0].reshape(_count(tokens), -1))
     return moved or unread, None, ()
+
+
+def _several_grids(attention: Attention, tokens: Tensor) -> MethodError:
+    return MethodError(
+        f"the model attends over {_count(tokens)} tokens in its blocks and in another way, over {attention.shape[3]}, in "
+        f"{attention.place!r}. The token methods need one grid from the first block to the last, and no more than one pooler "
+        "behind it; lrp and gradcam fit."
+    )
 
 
 def _moved(gradient: Tensor) -> tuple[int, ...]:

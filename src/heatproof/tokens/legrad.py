@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import pad
 
 from heatproof.errors import MethodError
 from heatproof.methods import Maps
@@ -148,17 +149,19 @@ def _through_pooler(
     readout: Any = tape.readout
     if empty is not None:
         readout = replace(readout, classifier=torch.cat([readout.classifier, empty[:, None].to(readout.classifier)], 1))
+    assert seen.pooler is not None
+    skipped = seen.layout.tokens - seen.pooler.shape[3]  # a pooler may leave prefix tokens out
     found = []
-    for tokens, targets in _portions(tape, torch.cat([seen.tokens[n].detach() for n in layers]), len(layers)):
+    for tokens, targets in _portions(tape, torch.cat([seen.tokens[n][:, skipped:].detach() for n in layers]), len(layers)):
         with recording(True):
             scores, attention = tail(tape, seen.layout, tokens, readout)
             if empty is not None:
-                targets = torch.nn.functional.pad(targets, (0, 1), value=scores.shape[1] - 1)
+                targets = pad(targets, (0, 1), value=scores.shape[1] - 1)
             assert attention is not None  # the survey saw it there
             (gradients,) = target_gradients(scores, targets, [attention.output])
         # queries that the score does not read have no gradient, so the sum is over those that it does
         found.append(torch.stack([positive(g, attention.value) for g in gradients], 1) / attention.shape[1])
-    return torch.cat(found).unflatten(0, (len(layers), -1)).mean(0)
+    return pad(torch.cat(found).unflatten(0, (len(layers), -1)).mean(0), (skipped, 0))
 
 
 def _corrected(maps: Tensor, empty: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import pad
 
 from heatproof.methods import Maps
 from heatproof.models.tape import Tape
@@ -109,7 +110,8 @@ def _readers(seen: Stream) -> Float[Tensor, "batch tokens"]:
     built, last = seen.layout, seen.attentions[-1]
     images, kind = last.output.shape[0], at_least(last.value)
     if seen.pooler is not None:
-        return torch.stack([seen.pooler.weights(slice(n, n + 1)).mean((1, 2)) for n in built.queries]).mean(0)
+        share = torch.stack([seen.pooler.weights(slice(n, n + 1)).mean((1, 2)) for n in built.queries]).mean(0)
+        return pad(share, (built.tokens - share.shape[1], 0))  # a pooler may leave prefix tokens out
     reads = (0,) if built.has_class_token else built.reads
     share = torch.zeros(images, built.tokens, device=last.value.device, dtype=kind)
     share[:, list(reads)] = 1 / len(reads)
