@@ -200,3 +200,12 @@ class Bomb:
 
     def __reduce__(self):
         return os.mkdir, (self.path,)
+
+
+def test_a_tokenizer_of_another_model_is_a_sentence():
+    module = open_clip.create_model("tiny-vit")
+    foreign = hp.wrap(module, tokenizer=lambda texts: torch.full((len(texts), 12), 50000))
+    with pytest.raises(hp.ModelError, match=r"IndexError came of 2 text.*encode_text.*tokenizer is that of CLIP"):
+        foreign.with_prompts(["a cat", "snow"])
+    with pytest.raises(hp.ModelError, match=r"AttributeError.*tokenizer"):
+        hp.wrap(module, tokenizer=lambda texts: [[1, 2]]).with_prompts(["a cat"])

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from heatproof.errors import InputError, ModelError, nearest
+from heatproof.errors import HeatproofError, InputError, ModelError, nearest
 from heatproof.images import Sources
 from heatproof.models.discovery import Survey, survey
 from heatproof.models.preprocess import RAW, Preprocess
@@ -106,13 +106,28 @@ class Model:
             raise ModelError(f"{self.name} has no tokenizer; pass tokenizer= to wrap().")
         twin = shadow(self.module)
         with recording(False):
-            tokens = self.tokenizer(texts)
-            device = placement(twin)[0]
-            encode = getattr(twin, self.text_encoder)
-            output = encode(**tokens.to(device)) if hasattr(tokens, "keys") else encode(tokens.to(device))
-            embedding = embedding_in(output, ("pooler_output", "text_embeds"))
+            embedding = embedding_in(self._encoded(twin, texts), ("pooler_output", "text_embeds"))
             classifier = torch.nn.functional.normalize(embedding.float(), dim=-1).T.contiguous()
         return replace(self, labels=tuple(texts), readout=replace(self.readout, classifier=classifier))
+
+    def _encoded(self, twin: nn.Module, texts: list[str]) -> Any:
+        """What the text encoder makes of texts.
+
+        Raises:
+            ModelError: it or the tokenizer stumbled.
+        """
+        assert self.tokenizer is not None and self.text_encoder is not None
+        encode = getattr(twin, self.text_encoder)
+        try:
+            tokens = self.tokenizer(texts).to(placement(twin)[0])
+            return encode(**tokens) if hasattr(tokens, "keys") else encode(tokens)
+        except (HeatproofError, torch.cuda.OutOfMemoryError):
+            raise
+        except Exception as error:  # whatever a library's or the user's code raises
+            raise ModelError(
+                f"{type(error).__name__} came of {len(texts)} text(s) in the tokenizer or in {self.text_encoder}: {error}. "
+                f"Check that the tokenizer is that of {self.name}."
+            ) from error
 
     def prompt_column(self, prompt: str) -> Float[Tensor, "embedding"]:
         """A text's embedding of length one: the classifier's column for that text."""
