@@ -7,12 +7,14 @@ rule may skip negative outputs that no relevance reaches.
 import argparse
 import warnings
 from collections.abc import Callable
+from itertools import accumulate
 
 import torch
 import torchvision
+from torch.profiler import ProfilerActivity, profile
 
 import heatproof as hp
-from benchmarks.timing import Ratio, fresh, in_turns, machine
+from benchmarks.timing import Ratio, in_turns, machine
 
 TARGETS = [[1, 10, 100, 500, 999]]
 
@@ -81,32 +83,13 @@ def _captum(name: str, net: torch.nn.Module, x: torch.Tensor) -> dict[str, Calla
     return {"Captum LRP": call}
 
 
-_MEMORY = """
-import json, sys, torch
-from benchmarks.lrp import network
-import heatproof as hp
-torch.set_num_threads(1)
-def status(name):
-    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(name)) / 1024
-net, x = network(sys.argv[1]), torch.randn(1, 3, 224, 224)
-def call():
-    if sys.argv[2] == "gradient":
-        leaf = x.clone().requires_grad_()
-        torch.autograd.grad(net(leaf)[:, 100].sum(), leaf)
-    else:
-        hp.explain(net, x, method="lrp", composite=sys.argv[2], target=100)
-call()                                          # the libraries' own buffers are not the call's
-before = status("VmRSS")
-open("/proc/self/clear_refs", "w").write("5")   # the peak starts here
-call()
-print(json.dumps({"whole": status("VmHWM"), "peak": status("VmHWM") - before}))
-"""
-
-
-def peaks(name: str, composites: list[str]) -> dict[str, float]:
-    """Peak memory of the whole process, as a multiple of the input gradient's; each in a process of its own. Linux only."""
-    reference = fresh(_MEMORY, name, "gradient")["whole"]
-    return {composite: fresh(_MEMORY, name, composite)["whole"] / reference for composite in composites}
+def peak(call: Callable[[], object]) -> float:
+    """MiB that tensors take at the highest moment of a call, beyond what was there before: exact, on any system."""
+    call()  # buffers of the libraries are not the call's
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+        call()
+    events = [e for e in seen.profiler.kineto_results.events() if e.name() == "[memory]"]
+    return max(accumulate(e.nbytes() for e in sorted(events, key=lambda e: e.start_ns()))) / 2**20
 
 
 def main() -> None:
@@ -128,8 +111,10 @@ def main() -> None:
         for label, ratio in result.items():
             print(f"  {label:44} {ratio}")
         if given.memory:
-            shown = peaks(name, ["attnlrp"] if name.startswith("vit") else ["epsilon", "epsilon-gamma-box", "epsilon-plus-flat"])
-            print("  peak memory against the input gradient's:", ", ".join(f"{k} {v:.2f}" for k, v in shown.items()))
+            found = {label: peak(call) for label, call in contenders(name, net, x).items()}
+            first = next(iter(found.values()))
+            for label, size in found.items():
+                print(f"  {label:44} {size:6.1f} MiB {size / first:5.2f}×")
 
 
 if __name__ == "__main__":

@@ -76,6 +76,11 @@ class Affine:
             )
         return value
 
+    def output_read(self) -> None:
+        """A rule has read the output for the last time: the convolution that follows may have the memory."""
+        if self.final:
+            self.kept_output = None
+
     def release(self) -> None:
         """Let go of all values, once the last backward has passed."""
         self.kept_input = self.kept_output = self.kept_pixels = None

@@ -27,7 +27,7 @@ def activation(prop: Propagation, func: Any, name: str, args: tuple, kwargs: dic
     if not math.isfinite(at_zero):
         raise prop.no_rule(name)
     row = prop.row(name, "R_in = R_out")
-    z = Ratio.apply(x, y, at_zero)
+    z = Ratio.apply(x, [y], at_zero)
     if at_zero:
         prop.constant(z, torch.full((), at_zero, dtype=z.dtype, device=z.device), "bias", row)
     if name in GATES:

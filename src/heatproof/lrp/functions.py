@@ -29,10 +29,10 @@ class Ratio(Function):
     """An activation: all of the relevance goes through, `g · (f(x) − f(0)) / x`."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, y: Tensor, at_zero: float) -> Tensor:
-        ratio = torch.where(x == 0, 0.0, (y - at_zero) / torch.where(x == 0, 1.0, x))
-        ctx.save_for_backward(ratio)  # autograd lets go of it once the last backward has passed
-        return y.clone()
+    def forward(ctx: Any, x: Tensor, y: list[Tensor], at_zero: float) -> Tensor:
+        # autograd lets go of it once the last backward has passed
+        ctx.save_for_backward(torch.div(y[0] - at_zero if at_zero else y[0], x).masked_fill_(x == 0, 0))
+        return y.pop()
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:

@@ -40,8 +40,8 @@ class Flat(PixelRule):
             return values.unflatten(1, (groups, -1)).sum(2) if convolution else values.sum(-1, keepdim=True)
 
         inside = _inside(layer)
-        shares = remembered(layer, "shares", lambda: layer.forward(summed(inside), ones))
-        down = layer.transposed(summed(total) / stabilised(shares), ones, groups)
+        shares = remembered(layer, "shares", lambda: stabilised(layer.forward(summed(inside), ones)))
+        down = layer.transposed(summed(total) / shares, ones, groups)
         down = down.repeat_interleave(inside.shape[1] // groups, 1) if groups > 1 else down
         return _from_relevance(layer, total, inside * down)
 
@@ -59,8 +59,8 @@ class WSquare(PixelRule):
     def __call__(self, layer: Affine, gradient: Tensor) -> Passed:
         weight, inside = layer.whole_weight.square(), _inside(layer)
         total = layer.output * gradient
-        shares = remembered(layer, "shares", lambda: layer.forward(inside, weight))
-        return _from_relevance(layer, total, inside * layer.transposed(total / stabilised(shares), weight))
+        shares = remembered(layer, "shares", lambda: stabilised(layer.forward(inside, weight)))
+        return _from_relevance(layer, total, inside * layer.transposed(total / shares, weight))
 
 
 @dataclass(frozen=True)
@@ -80,8 +80,8 @@ class ZBox(PixelRule):
         positive, negative = whole.clamp(min=0), whole.clamp(max=0)
         above, below = layer.input - low, layer.input - high
         total = layer.output * gradient
-        seen = remembered(layer, "box", lambda: layer.forward(above, positive).add_(layer.forward(below, negative)))
-        first, second = layer.transposed_both(total / stabilised(seen), positive, negative)
+        seen = remembered(layer, "box", lambda: stabilised(layer.forward(above, positive).add_(layer.forward(below, negative))))
+        first, second = layer.transposed_both(total / seen, positive, negative)
         return _from_relevance(layer, total, (first * above).add_(second * below))
 
 

@@ -295,6 +295,8 @@ class Propagation(TorchFunctionMode):
     def _back(self, row: LayerRow, origin: Origin, gradient: Tensor) -> Passed:
         rule, layer = self.rule(row), row.layer
         layer.rectified, layer.final = origin.rectified, self.final
+        if self.ledger:
+            row.arrived = layer.dot(layer.output, gradient)
         passed = rule(layer, gradient.contiguous())
         row.rule = repr(rule)
         if row.merged is not None and row not in self.rows:
@@ -302,8 +304,6 @@ class Propagation(TorchFunctionMode):
             self.rows.insert(self.rows.index(row.merged), row)
         for column in ("bias", "epsilon", "norm"):
             self.absorb(row, column, getattr(passed, column))
-        if self.ledger:
-            row.arrived = layer.dot(layer.output, gradient)
         if self.final:
             layer.release()
         return passed

@@ -80,10 +80,10 @@ class Epsilon(Rule):
         if self.epsilon == 0:
             return _through(layer, gradient, 0.0)
         # g · z / (z + ε sign z) = g − ε · g / (|z| + ε): the second part is what the stabiliser absorbs
-        z = layer.output
-        quotient = z.abs().add_(self.epsilon)
+        quotient = layer.output.abs().add_(self.epsilon)
         torch.div(gradient, quotient, out=quotient)
-        lost = layer.dot(z, quotient) * self.epsilon
+        lost = layer.dot(layer.output, quotient) * self.epsilon
+        layer.output_read()
         return _through(layer, torch.sub(gradient, quotient, alpha=self.epsilon, out=quotient), lost)
 
 

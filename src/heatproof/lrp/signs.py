@@ -36,11 +36,12 @@ class Gamma(Rule):
         if layer.rectified and _non_negative(layer):
             return self._positive(layer, gradient)
         # w + γ w^± = (1 + γ/2) (w ± κ |w|): whatever the signs of inputs and outputs, one more sum, of sizes, is all it takes
-        a, z, kappa = layer.input, layer.output, self.gamma / (2 + self.gamma)
+        a, kappa = layer.input, self.gamma / (2 + self.gamma)
         weight, bias = layer.own_weight, layer.added
         sizes, size = weight.abs(), None if bias is None else bias.abs()
 
         def whole() -> Tensor:
+            z = layer.output
             more = layer.forward(a if _non_negative(layer) else a.abs(), sizes, size).mul_(kappa).copysign_(z)
             return (more.add_(z) if layer.size is None else more.addcdiv_(z, layer.per_channel(layer.size, z))).abs_()
 
@@ -50,6 +51,7 @@ class Gamma(Rule):
         absorbed = kappa * layer.absorbed(size, sums)
         if bias is not None:
             absorbed = absorbed + layer.absorbed(bias, layer.sums(s))
+        layer.output_read()
         down, more = layer.transposed(s, weight), layer.transposed(aligned, sizes)
         down.add_(more if _non_negative(layer) else torch.where(a < 0, -more, more), alpha=kappa)
         return Passed(down, absorbed, lost, torch.zeros_like(lost))
@@ -60,6 +62,7 @@ class Gamma(Rule):
         weight = leaky_relu(layer.own_weight, slope)
         bias = None if layer.added is None else leaky_relu(layer.added, slope)
         s, sums, lost = shared_out(layer, gradient, self, lambda: layer.forward(layer.input, weight, bias))
+        layer.output_read()
         return Passed(layer.transposed(s, weight), layer.absorbed(bias, sums), lost, torch.zeros_like(lost))
 
 
@@ -82,8 +85,8 @@ class AlphaBeta(Rule):
     needs_input = True
 
     def __call__(self, layer: Affine, gradient: Tensor) -> Passed:
-        parts = [_by_sign(layer, gradient, share, sign) for share, sign in ((self.alpha, 1), (-self.beta, -1)) if share]
-        first, *others = parts
+        parts = [(share, sign) for share, sign in ((self.alpha, 1), (-self.beta, -1)) if share]
+        first, *others = [_by_sign(layer, gradient, *part, last=part is parts[-1]) for part in parts]
         for other in others:
             assert first.gradient is not None and other.gradient is not None
             first.gradient.add_(other.gradient)
@@ -107,7 +110,7 @@ class ZPlus(Rule):
         return AlphaBeta(1.0, 0.0)(layer, gradient)
 
 
-def _by_sign(layer: Affine, gradient: Tensor, share: float, sign: int) -> Passed:
+def _by_sign(layer: Affine, gradient: Tensor, share: float, sign: int, last: bool) -> Passed:
     """`share · R` along the contributions of one sign."""
     a, weight, bias = layer.input, layer.own_weight, layer.added
     along, against = ({"min": 0}, {"max": 0})[::sign]
@@ -120,6 +123,8 @@ def _by_sign(layer: Affine, gradient: Tensor, share: float, sign: int) -> Passed
         return layer.forward(a.clamp(min=0), same, added).add_(layer.forward(a.clamp(max=0), opposite))
 
     s, sums, lost = shared_out(layer, gradient if share == 1 else gradient * share, ("sign", sign), whole)
+    if last:
+        layer.output_read()
     down = layer.transposed(s, same)
     if opposite is not None:
         down = torch.where(a < 0, layer.transposed(s, opposite), down)
