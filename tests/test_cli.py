@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import logging
 import os
 import re
 import subprocess
@@ -291,6 +292,16 @@ def test_warnings_are_one_line(run, tmp_path, monkeypatch):
     monkeypatch.setattr(files, "write", lambda *a: warnings.warn("two\nlines", stacklevel=1) or write(*a))
     code, _, err = run("explain", "x.png", "--method", "edges")
     assert code == 0 and err == ["heatproof: note: two lines"]
+
+
+def test_what_libraries_log_is_not_printed(run, tmp_path, monkeypatch, caplog):
+    photo(tmp_path / "x.png", 8, 8)
+    write, library = files.write, logging.getLogger("a.library")
+    monkeypatch.setattr(files, "write", lambda *a: library.warning("retrying") or write(*a))
+    code, _, err = run("explain", "x.png", "--method", "edges")
+    assert code == 0 and err == [] and not caplog.records
+    library.warning("heard again")
+    assert [record.message for record in caplog.records] == ["heard again"]
 
 
 def test_methods_is_the_registry(run):

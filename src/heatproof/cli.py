@@ -6,9 +6,10 @@ commands, so that help is there at once.
 
 import contextlib
 import json
+import logging
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
 
@@ -222,7 +223,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
-    with warnings.catch_warnings():
+    with _unlogged(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.simplefilter("default", UserWarning)
         warnings.showwarning = lambda message, *_, **__: _say(f"note: {message}")
@@ -243,6 +244,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if code == 130:
         _say("interrupted; files written so far are whole and stay.")
     return code if isinstance(code, int) else 0
+
+
+@contextlib.contextmanager
+def _unlogged() -> Iterator[None]:
+    """Inside, libraries do not log: they tell of every retry of a download, and what came of it is said here, once."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 def _say(text: Any) -> None:
