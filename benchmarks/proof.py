@@ -77,7 +77,7 @@ def main() -> None:
     torch.set_num_threads(given.threads)
     print(machine("torchvision"))
     net = network(given.network)
-    for name in given.tests.split(","):
+    for name in filter(None, given.tests.split(",")):
         test = TESTS[name](**SHORT.get(name, {}))
         for label, ratio in in_turns(contenders(test, net, given.maps), given.rounds, warm=1, processor=given.processor).items():
             print(f"  {label:28} {ratio}", flush=True)

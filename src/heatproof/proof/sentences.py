@@ -53,8 +53,8 @@ def _chance(verdict: "Verdict", b: int, t: int, copies: int) -> str:
     p = float(verdict.p_value[b, t])
     low, high = (float(end) for end in verdict.p_interval[b, t])
     planned = verdict.null.shape[-1]
-    run = f"{copies} copies" if copies == planned else f"partial: {copies} of {planned} copies"
-    return f"p = {p:.2g} ({low:.2g} to {high:.2g} with {run})"
+    run = f" with {copies} copies" if copies == planned else f"; partial: {copies} of {planned} copies"
+    return f"p = {p:.2g} ({low:.2g} to {high:.2g}{run})"
 
 
 def _nothing_to_explain(verdict: "Verdict", b: int, t: int) -> str:

@@ -14,9 +14,6 @@ _MAP, _NULL, _INK = "#d9622b", "#8a8f99", "#808690"
 _INCHES = (2.9, 2.1)
 """Of the drawing; the page stretches it to the width of a card, and its letters with it."""
 
-_LETTERS = 13
-"""Of a name below the axis."""
-
 _ROW = 36
 """Letters that fit above the axes."""
 
@@ -85,7 +82,7 @@ def stages(names: Sequence[str], series: Mapping[str, tuple[Sequence[float], Seq
     """Similarity after each stage of a cascade of randomisations, one line per measure.
 
     Args:
-        names: of the stages, in order; of long ones the end is shown.
+        names: of the stages, in order; short ones, for there is little room.
         series: mean and standard deviation by stage, by name of the measure.
         label: of the vertical axis.
 
@@ -100,10 +97,10 @@ def stages(names: Sequence[str], series: Mapping[str, tuple[Sequence[float], Seq
             axes.fill_between(places, middle - width, middle + width, color=colour, alpha=0.2, linewidth=0)
             axes.plot(places, middle, color=colour, linewidth=1.6, marker=".", markersize=4, label=name)
         few = places[:: max(1, len(places) // 6)]
-        axes.set_xticks(few, [_tail(str(names[n])) for n in few], rotation=30, ha="right")
+        axes.set_xticks(few, [str(names[n]) for n in few])
         axes.axhline(0, color=_INK, linewidth=0.6)
 
-    return _svg(draw, ("randomised up to", label))
+    return _svg(draw, ("randomised up to stage", label))
 
 
 def points(x: Float[np.ndarray, "regions"], y: Float[np.ndarray, "regions"], labels: tuple[str, str]) -> str:
@@ -123,10 +120,6 @@ def points(x: Float[np.ndarray, "regions"], y: Float[np.ndarray, "regions"], lab
         axes.scatter(x, y, s=12, color=_MAP, alpha=0.75, linewidths=0)
 
     return _svg(draw, labels)
-
-
-def _tail(name: str) -> str:
-    return name if len(name) <= _LETTERS else f"…{name[1 - _LETTERS :]}"
 
 
 def _svg(draw: Callable[[Any], None], labels: tuple[str, str]) -> str:

@@ -51,7 +51,7 @@ def _facts(verdict: Verdict, b: int, t: int) -> list[tuple[str, str]]:
     ]
     rows += [(f"effect of {name}", f"{float(effect[b, t]):.3g}") for name, effect in verdict.rivals.items()]
     rows += [
-        (f"p of {name}", f"{float(one.p_value[b, t]):.3g}")
+        (f"p of {name}", f"{float(one.p_value[b, t]):.3g} ({int(one.nulls[b, t].isfinite().sum())} copies)")
         for name, one in verdict.tests.items()
         if one.nulls.shape[-1] and bool(one.values[b, t].isfinite())
     ]
@@ -96,12 +96,13 @@ def _curve(name: str, one: Tested, b: int, t: int) -> Figure:
 
 def _sanity(checked: Sanity) -> Figure:
     order, cascade = next(iter(checked.cascades.items()))
-    names = ["as learned", *(group[-1] for group in cascade.stages)]
+    names = [str(number) for number in range(len(cascade.stages) + 1)]
     series = {}
     for measure in _SHOWN:
         mean, spread = cascade.curve(measure)
         series[MEASURES[measure]] = ([1.0, *mean.tolist()], [0.0, *spread.tolist()])
-    return Figure(stages(names, series, "similarity"), f"The model forgets, {order}. {checked.sentence}")
+    drawn = stages(names, series, "similarity")
+    return Figure(drawn, f"The model forgets, {order} in {len(cascade.stages)} stages. {checked.sentence}")
 
 
 def _scatter(scatter: Scatter, t: int) -> Figure:
