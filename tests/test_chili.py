@@ -93,6 +93,8 @@ def test_weights_of_one_and_zero_are_all_and_nothing():
     everything = hp.explain(model, x, method="chili", weights=np.ones((2, 3))).raw
     torch.testing.assert_close(everything, hp.explain(model, x, method="chili").raw)
     assert (hp.explain(model, x, method="chili", weights=torch.zeros(2, 3)).raw == 0).all()
+    by_class = np.stack([np.ones((2, 3)), np.zeros((2, 3))])
+    torch.testing.assert_close(hp.explain(model, x, method="chili", weights=by_class).raw, everything / 2)
 
 
 @pytest.mark.parametrize("binarise", list(BINARISATIONS))

@@ -46,8 +46,9 @@ class Chili:
     `A[l,h,i]` is what token i adds through head h of layer l (`textspan`) and `f_m` the 3×3 median
 
     Args:
-        weights: `w_{l,h}`: what `hp.chili.fit()` returns, a file of them, an array `(L, H)`, or the file that CHILI's
-            authors released. None counts every head as the object's, which removes the pseudo-registers and no more.
+        weights: `w_{l,h}`: what `hp.chili.fit()` returns, a file of them, an array `(L, H)`, or what CHILI's authors
+            released `(classes, L, H)`, as a file or an array. None counts every head as the object's, which removes the
+            pseudo-registers and no more.
         part: `"object"`, `"context"` or `"register"`: which map.
 
     Returns:

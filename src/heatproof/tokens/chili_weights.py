@@ -139,7 +139,7 @@ class ChiliWeights:
 
 
 def as_weights(given: Any) -> ChiliWeights:
-    """Head weights as they are, from a file, or from an array `(L, H)`.
+    """Head weights as they are, from a file, or from an array `(L, H)` or `(classes, L, H)`, of which the mean is taken.
 
     Raises:
         InputError: something else, or a file that cannot be read.
@@ -149,7 +149,8 @@ def as_weights(given: Any) -> ChiliWeights:
     if isinstance(given, str | os.PathLike):
         return ChiliWeights.load(given)
     if isinstance(given, np.ndarray | Tensor):
-        return ChiliWeights(torch.as_tensor(given).float())
+        values = torch.as_tensor(given).float()
+        return ChiliWeights(values.mean(0) if values.ndim == 3 else values)
     raise InputError(
         f"weights= is {type(given).__name__}; expected what hp.chili.fit(…) returns, a file, or an array (layers, heads)."
     )
