@@ -125,6 +125,15 @@ def test_what_is_left_of_all_parts_are_biases_and_constants():
     torch.testing.assert_close(alone.after[0], ex.scores - own + own.mean(0), rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_ablation_in_other_precisions(clip, dtype):
+    x = images(4, size=WIDE)
+    other = dataclasses.replace(clip, module=copy.deepcopy(clip.module).to(dtype))
+    expected, found = (hp.textspan.ablate(model, x, mlps=True, layers=[1]) for model in (clip, other))
+    torch.testing.assert_close(found.before.float(), expected.before, rtol=0.05, atol=0.02)
+    torch.testing.assert_close(found.after.float(), expected.after, rtol=0.05, atol=0.02)
+
+
 def spoilt(model):
     module = copy.deepcopy(model.module)
     module.visual.proj.data[:] = torch.nan

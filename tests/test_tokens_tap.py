@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 import heatproof as hp
 from heatproof.models.shadow import shadow
@@ -251,6 +252,20 @@ def test_layers_in_all_forms(layers):
     every, given = (hp.explain(seeded(TinyViT), images(1), names, layers=asked) for asked in ([0, 1], layers))
     for name in names:
         torch.testing.assert_close(given[name].raw, every[name].raw)
+
+
+class Recomputed(TinyViT):
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.patch(x).flatten(2).transpose(1, 2)
+        tokens = torch.cat([self.prefix.expand(len(x), -1, -1), tokens], 1) + self.position
+        for block in self.blocks:
+            tokens = checkpoint(block, tokens, use_reentrant=False)
+        return self.head(self.norm(tokens)[:, 0])
+
+
+def test_checkpoints_of_the_users_own_are_a_sentence():
+    with pytest.raises(hp.ModelError, match=r"calls torch\.utils\.checkpoint.*switch that off"):
+        hp.explain(seeded(Recomputed), images(1), method="legrad")
 
 
 def test_one_forward_of_the_whole_model_and_one_that_learns_its_layout():

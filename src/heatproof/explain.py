@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.utils.checkpoint import CheckpointError
 
 from heatproof.cam.saliency import resize
 from heatproof.errors import InputError, MethodError, ModelError
@@ -55,7 +56,13 @@ def explain(
         MethodError: no such method or option, or one that does not fit this model.
     """
     with recording(False):  # whatever mode the caller is in; tapes record where a method needs it
-        explanations = _explain(model, images, method, target, layer, options)
+        try:
+            explanations = _explain(model, images, method, target, layer, options)
+        except CheckpointError as error:
+            raise ModelError(
+                "the model calls torch.utils.checkpoint, which runs parts of it again in a backward, where they cannot be "
+                "followed; switch that off, or call it only while self.training."
+            ) from error
     return explanations[method] if isinstance(method, str) else explanations
 
 

@@ -117,7 +117,8 @@ def ablate(
         masks = masks or _masks(part.heads.shape[1:3], heads or (), layers or (), cumulative)
         outputs.append(part.outputs)
         ablated.append(torch.stack([_taken(part, mask) for mask in masks.values()]))
-    before, taken = torch.cat(outputs), torch.cat(ablated, 1)
+    taken = torch.cat(ablated, 1)
+    before = torch.cat(outputs).to(taken.dtype)  # in half precision the parts are summed in more
     if len(before) < 2:
         raise InputError("ablate replaces by the mean over images, and there is but one; pass at least two, better hundreds.")
     after = before - (taken - taken.mean(1, keepdim=True))
