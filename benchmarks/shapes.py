@@ -33,7 +33,9 @@ def scores(model: hp.Model, cases: Iterable[tuple[Any, Any, np.ndarray]]) -> Ite
     """
     for image, target, truth in cases:
         found = hp.shape(model, image, target)
-        heat = hp.explain(model, image, "gradcam", target).maps[0]
+        explained = hp.explain(model, image, "gradcam", target)
+        assert isinstance(explained, hp.Explanation)  # one method went in
+        heat = explained.maps[0]
         there = truth[None]
         cut = float(iou(found.mask[None].astype("float32"), there))
         yield float(iou(heat, there, LEVEL)), float(iou(heat, there, "best")), cut
@@ -42,7 +44,7 @@ def scores(model: hp.Model, cases: Iterable[tuple[Any, Any, np.ndarray]]) -> Ite
 def planted(count: int, target: Callable[[str], str]) -> Iterator[tuple[Any, Any, np.ndarray]]:
     """Planted scenes."""
     for scene in World().scenes(count, seed=11):
-        yield scene.image, target(scene.object), scene.object_mask
+        yield scene.image, target(str(scene.object)), scene.object_mask
 
 
 def outlined(folder: Path, group: str) -> Iterator[tuple[Any, Any, np.ndarray]]:
@@ -60,7 +62,7 @@ def outlined(folder: Path, group: str) -> Iterator[tuple[Any, Any, np.ndarray]]:
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--photos", type=Path, help="folder with the photos; without it, planted scenes only")
     parser.add_argument("--threads", type=int, default=1)
     given = parser.parse_args()

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from scipy.stats import kstest
 
 import heatproof as hp
 from heatproof.models.planted import World
@@ -13,6 +14,24 @@ def scenes():
     found = list(World(correlation=0.0).scenes(20, seed=1))
     masks = torch.stack([torch.from_numpy(np.asarray(scene.object_mask)).float() for scene in found])
     return [scene.image for scene in found], masks, [scene.object for scene in found]
+
+
+def test_the_objects_are_supported_on_a_transformer(scenes):
+    images, masks, targets = scenes
+    model = hp.load("planted-clip").with_prompts([f"a photo of a {name}" for name in World().objects])
+    prompts = [f"a photo of a {name}" for name in targets]
+    true = hp.prove(model, images, masks, target=prompts, tests=[], budget=200)
+    assert true.supported.double().mean() >= 0.9
+
+
+def test_maps_that_are_rolled_away_know_nothing(scenes):
+    images, masks, targets = scenes
+    chance = torch.Generator().manual_seed(6)
+    shifts = torch.randint(64, (3 * len(masks), 2), generator=chance).tolist()
+    rolled = torch.stack([mask.roll(tuple(shift), (0, 1)) for mask, shift in zip(masks.repeat(3, 1, 1), shifts, strict=True)])
+    verdict = hp.prove(hp.load("planted-cnn"), images * 3, rolled, target=targets * 3, tests=[], budget=103)
+    p, copies = verdict.p_value[:, 0], verdict.null.shape[-1]
+    assert kstest(p.numpy() - 0.5 / (copies + 1), "uniform").pvalue > 0.01 and verdict.supported.double().mean() <= 0.1
 
 
 def test_the_objects_are_supported_and_other_scenes_objects_are_not(scenes):

@@ -12,7 +12,7 @@ class Mean(NamedTuple):
     value: float
     low: float
     high: float
-    count: int
+    count: int  # type: ignore[assignment]  # tuples have a method of that name
 
 
 def bootstrap_mean(values: Float[np.ndarray, " count"], level: float = 0.95, draws: int = 2000, seed: int = 0) -> Mean:

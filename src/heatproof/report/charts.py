@@ -128,7 +128,7 @@ def _svg(draw: Callable[[Any], None], labels: tuple[str, str]) -> str:
     from matplotlib.figure import Figure as Canvas  # not pyplot: no window, no state that others share
 
     # text stays text: smaller, searchable, and in the page's own font
-    settings = {"svg.fonttype": "none", "svg.hashsalt": "heatproof", "font.size": 9, "font.family": "sans-serif"}
+    settings: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "heatproof", "font.size": 9, "font.family": "sans-serif"}
     with matplotlib.rc_context(settings):
         figure = Canvas(figsize=_INCHES, layout="constrained")
         FigureCanvasSVG(figure)
