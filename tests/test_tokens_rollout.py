@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import heatproof as hp
-from transformers_tiny import CASES, Materialised, block_outputs
+from transformers_tiny import CASES, Materialised, block_outputs, timm_mean
 
 
 @pytest.mark.parametrize("build", [case for case in CASES if "by_hand" not in case.__name__], ids=lambda build: build.__name__)
@@ -49,3 +49,16 @@ def _normed(case, tokens):
         if hasattr(module, "post_layernorm") and case.pooled:
             return module.post_layernorm(tokens)
     return tokens
+
+
+def test_what_is_read_is_asked_again_once_the_head_is_trained():
+    """A head of zeros reads nothing, and one that averages patches does not begin at a register."""
+    case = timm_mean()
+    x, head = case.images(1), case.module.head
+    expected = hp.explain(case.module, x, "rollout").raw
+    trained = head.weight.detach().clone()
+    fresh = timm_mean()
+    fresh.module.head.weight.data.zero_()
+    hp.explain(fresh.module, x, "rollout")
+    fresh.module.head.weight.data.copy_(trained)
+    torch.testing.assert_close(hp.explain(fresh.module, x, "rollout").raw, expected)

@@ -32,7 +32,8 @@ class Layout:
         blocks: each attends once, and what it returns is what the next one gets.
         stream: what a block returns, as a map.
         tokens: in the stream, prefix included.
-        reads: the tokens of the last block that the score reads: the class token, or those that are averaged.
+        reads: the tokens of the last block that the score reads: the class token, or those that are averaged; none where
+            the head is all zeros, as in some fresh transformers.
         pooler: what attends to the tokens in place of a class token or a mean, None if nothing does.
         queries: of the pooler, those whose answers the score reads.
         stems: convolutions in front of the blocks, with the shape of what they return for one image.
@@ -53,9 +54,11 @@ class Layout:
         return tokens.transpose(0, 1) if self.stream.kind == "nbk" else tokens
 
     @property
-    def has_class_token(self) -> bool:
-        """Whether the score reads the first token, and that is no patch."""
-        return self.stream.prefix > 0 and 0 in self.reads
+    def readers(self) -> tuple[int, ...]:
+        """Where a walk back through the blocks begins: at the class token if the score reads it, else at all that it reads."""
+        if self.stream.prefix > 0 and (0 in self.reads or not self.reads):
+            return (0,)
+        return self.reads or tuple(range(self.tokens))
 
     def to_map(self, columns: Tensor) -> Tensor:
         """`(…, N)` values of tokens as `(…, h, w)`; prefix tokens are left out."""
@@ -82,7 +85,10 @@ def layout(tape: Tape) -> Layout:
     if key not in known:
         if len(known) >= 64:  # images of ever new sizes must not grow memory
             known.clear()
-        known[key] = _survey(tape)
+        found = _survey(tape)
+        if not found.reads:  # it may read some once it is trained
+            return found
+        known[key] = found
     return known[key]
 
 
@@ -252,10 +258,7 @@ def _readers(
         if len(live) > 1 or attention.shape[3] not in (_count(tokens), _count(tokens) - stream.prefix):
             raise _several_grids(attention, tokens)
         return tuple(range(_count(tokens))), attention, _moved(gradient.transpose(1, 2)[0]) or (0,)
-    # a head that is all zeros, as fresh transformers start, reads nothing yet
-    unread = (0,) if stream.prefix else tuple(range(_count(tokens)))
-    moved = () if found[0] is None else _moved(found[0].reshape(_count(tokens), -1))
-    return moved or unread, None, ()
+    return () if found[0] is None else _moved(found[0].reshape(_count(tokens), -1)), None, ()
 
 
 def _several_grids(attention: Attention, tokens: Tensor) -> MethodError:

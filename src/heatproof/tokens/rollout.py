@@ -112,9 +112,8 @@ def _readers(seen: Stream) -> Float[Tensor, "batch tokens"]:
     if seen.pooler is not None:
         share = torch.stack([seen.pooler.weights(slice(n, n + 1)).mean((1, 2)) for n in built.queries]).mean(0)
         return pad(share, (built.tokens - share.shape[1], 0))  # a pooler may leave prefix tokens out
-    reads = (0,) if built.has_class_token else built.reads
     share = torch.zeros(images, built.tokens, device=last.value.device, dtype=kind)
-    share[:, list(reads)] = 1 / len(reads)
+    share[:, list(built.readers)] = 1 / len(built.readers)
     return share
 
 
