@@ -112,6 +112,13 @@ def test_a_map_of_nothing_and_a_method_without_a_model(explanations):
         page({})
 
 
+def test_five_large_and_noisy_maps_are_less_than_three_megabytes():
+    noise = torch.randn(5, 1, 1, 640, 800, generator=torch.Generator().manual_seed(0))
+    pixels = (255 * torch.rand(1, 640, 800, 3, generator=torch.Generator().manual_seed(0))).to(torch.uint8)
+    html = page({str(n): hp.Explanation(one, one, pixels, True, str(n)) for n, one in enumerate(noise)})
+    assert len(html) < 3e6 and 'width="800" height="640"' in html
+
+
 def test_a_verdict_is_told_once(explanations):
     said = [("Says nothing.", "Says nothing: the map is constant."), ("Supported.", "Removing it costs 0.5.")]
     for word, sentence in said:

@@ -214,6 +214,9 @@ def test_tests_that_share_their_forwards_have_a_null_at_any_budget(budget):
     for name in names[:2]:
         one = verdict.tests[name]
         assert one.nulls.shape[-1] >= 19 and torch.isfinite(one.nulls).all() and 1 / 40 <= float(one.p_value) <= 1
+    assert (verdict.tests["road"].fractions.numel() < 9) and verdict.tests["road"].nulls.shape[-1] >= (budget == 400)
+    road = hp.prove(seeded(HeadNet), images(1), smooth(1, 24, 40, 2.0), tests="road").tests["road"]
+    assert road.fractions.numel() >= 5 and road.nulls.shape[-1] >= 4 and float(road.fractions[-1]) == pytest.approx(0.9)
     alone = hp.prove(seeded(HeadNet), images(1), smooth(1, 24, 40, 2.0), tests=["infidelity"], budget=400)
     assert alone.tests["infidelity"].nulls.shape[-1] == 39 and 0.9 * 400 < alone.forwards <= 400
 

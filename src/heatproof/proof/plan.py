@@ -134,7 +134,7 @@ def fitted(test: Test, elastic: bool, subject: Subject, forwards: int, most: int
 
     Args:
         test: as it was asked for.
-        elastic: whether its number of steps, regions, samples or repeats may be lowered.
+        elastic: whether its number of steps, regions, shares, samples or repeats may be lowered.
         subject: what it is run on.
         forwards: what there is to spend.
         most: copies it may have at most.
@@ -154,4 +154,12 @@ def fitted(test: Test, elastic: bool, subject: Subject, forwards: int, most: int
         for option in ("steps", "regions"):
             if hasattr(test, option):
                 test = replace(test, **{option: min(getattr(test, option), wanted)})  # type: ignore[type-var]
+        if hasattr(test, "fractions"):  # in both orders, so each of them costs two
+            test = replace(test, fractions=_thinned(test.fractions, max(2, round(math.sqrt(forwards / 2)))))  # type: ignore[type-var]
     return test, max(0, min(most, forwards * each // max(1, test.cost(subject, 1)) - 1))
+
+
+def _thinned(fractions: tuple[float, ...], count: int) -> tuple[float, ...]:
+    """So many of them, evenly spread, the first and the last included; all where there are no more."""
+    last = len(fractions) - 1
+    return fractions if count > last else tuple(fractions[round(n * last / (count - 1))] for n in range(count))

@@ -14,10 +14,16 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
+from torch import Tensor
+from torch.nn.functional import interpolate
 
 from heatproof.errors import InputError
 from heatproof.explanation import Explanation
 from heatproof.overlay import heat
+from heatproof.storage import written_whole
+
+_WIDEST = 448
+"""Pixels of the viewer's longer side."""
 
 _MARKS = {True: "yes", False: "no", None: "open"}
 
@@ -137,15 +143,9 @@ def write_page(text: str, path: str | os.PathLike) -> Path:
     Raises:
         InputError: the file cannot be written.
     """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.part")
-    try:
+    with written_whole(path, "the page") as temporary:
         temporary.write_text(text, "utf-8")
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise InputError(f"the page cannot be written to {str(path)!r} ({error}); choose another place.") from error
-    return path
+    return Path(path)
 
 
 def _lead(one: Explanation, count: int) -> str:
@@ -154,7 +154,7 @@ def _lead(one: Explanation, count: int) -> str:
 
 
 def _card(method: str, one: Explanation, i: int, t: int, target: str, extras: Extras) -> dict[str, Any]:
-    picture = heat(one.maps[i, t].numpy(), one.signed)
+    picture = heat(_shown(one.maps[i, t]).numpy(), one.signed)
     finding = extras.findings.get((method, t))
     word, sentence = _told_once(finding) if finding else (None, None)
     facts = [("score", f"{one.scores[i, t]:.3f}")] if one.scores is not None else []
@@ -171,6 +171,15 @@ def _card(method: str, one: Explanation, i: int, t: int, target: str, extras: Ex
         "facts": facts + list(finding.facts if finding else ()),
         "figures": [{"svg": Markup(f.svg), "text": f.text} for f in (finding.figures if finding else ())],
     }
+
+
+def _shown(values: Tensor) -> Tensor:
+    """A map at most as large as the page shows it; pixel noise of a large one would be most of the page."""
+    height, width = values.shape
+    if max(height, width) <= _WIDEST:
+        return values
+    scale = _WIDEST / max(height, width)
+    return interpolate(values[None, None], [max(1, round(height * scale)), max(1, round(width * scale))], mode="area")[0, 0]
 
 
 def _told_once(finding: Finding) -> tuple[str, str]:
