@@ -144,14 +144,11 @@ def _write(verdicts: "dict[str, Verdict]", out: Path) -> None:
     if out.suffix.lower() == ".safetensors" or len(verdicts) == 1:
         next(iter(verdicts.values())).save(out)
         return
-    from heatproof.explanation import written_whole
+    from heatproof.storage import written_whole
 
-    try:
-        with written_whole(out) as temporary:
-            documents = ", ".join(f"{json.dumps(name)}: {one.to_json()}" for name, one in verdicts.items())
-            Path(temporary).write_text(f"{{{documents}}}", "utf-8")
-    except OSError as error:
-        raise InputError(f"the verdicts cannot be written to {str(out)!r} ({error}); choose another place.") from error
+    with written_whole(out, "the verdicts") as temporary:
+        documents = ", ".join(f"{json.dumps(name)}: {one.to_json()}" for name, one in verdicts.items())
+        temporary.write_text(f"{{{documents}}}", "utf-8")
 
 
 def _rows(name: str, verdict: "Verdict") -> list[tuple[Any, ...]]:

@@ -2,9 +2,7 @@
 
 import base64
 import io
-import json
 import os
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from html import escape
@@ -15,14 +13,13 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int, UInt8
 from PIL import Image
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from heatproof.errors import InputError
 from heatproof.overlay import overlay
+from heatproof.storage import load_tensors, save_tensors
 
-_SCHEMA = 1
+_WHAT = "an explanation"
 _TENSORS = ("maps", "raw", "images", "scores", "targets", "residual", "contributions", "scanpath")
 _SHOWN = 12
 
@@ -122,20 +119,9 @@ class Explanation:
         Raises:
             InputError: the folder does not exist or cannot be written.
         """
-        path = Path(path)
         tensors = {name: getattr(self, name) for name in _TENSORS}
         rest = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _TENSORS}
-        header = {"schema": _SCHEMA, **rest}
-        try:
-            with written_whole(path) as temporary:
-                save_file(
-                    {name: tensor.contiguous().clone() for name, tensor in tensors.items() if tensor is not None},
-                    temporary,
-                    {"heatproof": json.dumps(header, default=str)},
-                )
-        except OSError as error:
-            raise InputError(f"the explanation cannot be written to {str(path)!r} ({error}); choose another place.") from error
-        return path
+        return save_tensors(path, _WHAT, tensors, rest)
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "Explanation":
@@ -144,18 +130,11 @@ class Explanation:
         Raises:
             InputError: the file is missing, damaged, or not an explanation.
         """
-        try:
-            with safe_open(Path(path), framework="pt") as file:
-                header = json.loads((file.metadata() or {}).get("heatproof", "null"))
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-        except (OSError, SafetensorError, json.JSONDecodeError) as error:
-            raise InputError(f"{str(path)!r} cannot be read as an explanation ({error}).") from error
-        if not isinstance(header, dict) or header.pop("schema", None) != _SCHEMA:
-            raise InputError(f"{str(path)!r} is not an explanation that this version of heatproof reads; save it again.")
+        tensors, header = load_tensors(path, _WHAT)
         try:
             header["errors"] = {int(index): text for index, text in header["errors"].items()}
             header["layer"], header["names"] = tuple(header["layer"]), tuple(header["names"])
-            found = cls(**tensors, **header)
+            found = cls(**tensors | header)
             batch, _, height, width = found.maps.shape
             if found.images.shape != (batch, height, width, 3):
                 raise ValueError(f"images of shape {tuple(found.images.shape)} for maps of shape {tuple(found.maps.shape)}")
@@ -208,33 +187,6 @@ class Explanation:
             )
         hidden = self.maps.shape[0] * self.maps.shape[1] - len(figures)
         return "".join(figures) + (f"<p>… and {hidden} more</p>" if hidden else "")
-
-
-class written_whole:
-    """A temporary file beside `path` that takes its place only if the block succeeds."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __enter__(self) -> str:
-        handle, self.temporary = tempfile.mkstemp(dir=self.path.parent, prefix=f".{self.path.name}.")
-        os.close(handle)
-        return self.temporary
-
-    def __exit__(self, kind: Any, *_: Any) -> None:
-        try:
-            if kind is None:
-                os.chmod(self.temporary, 0o666 & ~_umask())
-                os.replace(self.temporary, self.path)
-        finally:
-            if os.path.exists(self.temporary):  # something failed, here or in the block
-                os.unlink(self.temporary)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def pixels_to_tensor(pixels: np.ndarray) -> UInt8[Tensor, "batch height width 3"]:

@@ -23,6 +23,7 @@ from heatproof.models.preprocess import RAW
 from heatproof.models.tape import placement
 from heatproof.report.page import Extras, page, write_page
 from heatproof.report.panel import panel
+from heatproof.storage import written_whole
 
 
 @dataclass(frozen=True)
@@ -243,11 +244,6 @@ def write(result: Result, stem: str, folder: Path, html: bool = False) -> dict[s
 
 def _save(picture: Image.Image, path: Path) -> Path:
     """Write a PNG whole or not at all."""
-    temporary = path.with_name(f".{path.name}.part")
-    try:
+    with written_whole(path, "the picture") as temporary:
         picture.save(temporary, "PNG")
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise InputError(f"the picture cannot be written to {str(path)!r} ({error}); choose another place.") from error
     return path

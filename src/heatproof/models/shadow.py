@@ -36,7 +36,7 @@ def shadow(module: nn.Module) -> nn.Module:
     for child in twin.modules():
         child.training = False  # not .eval(): a class may override it with side effects
         if "grad_checkpointing" in vars(child):
-            child.grad_checkpointing = False  # timm and open_clip would run blocks again in a backward, unwatched
+            vars(child)["grad_checkpointing"] = False  # timm and open_clip would run blocks again in a backward, unwatched
     return twin
 
 

@@ -11,16 +11,14 @@ from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from heatproof.errors import InputError
-from heatproof.explanation import written_whole
 from heatproof.proof.chance import LEVEL, interval, p_value
 from heatproof.proof.sentences import sentence
+from heatproof.storage import load_tensors, save_tensors, written_whole
 
-_SCHEMA = 1
+_WHAT = "a verdict"
 
 
 @dataclass(frozen=True, eq=False)
@@ -203,21 +201,11 @@ class Verdict:
         Raises:
             InputError: the folder does not exist or cannot be written.
         """
-        path = Path(path)
-        try:
-            with written_whole(path) as temporary:
-                if path.suffix.lower() == ".json":
-                    Path(temporary).write_text(self.to_json(), "utf-8")
-                else:
-                    tensors, header = self._parts()
-                    save_file(
-                        {name: tensor.contiguous().clone() for name, tensor in tensors.items()},
-                        temporary,
-                        {"heatproof": json.dumps(header)},
-                    )
-        except OSError as error:
-            raise InputError(f"the verdict cannot be written to {str(path)!r} ({error}); choose another place.") from error
-        return path
+        if Path(path).suffix.lower() != ".json":
+            return save_tensors(path, _WHAT, *self._parts())
+        with written_whole(path, _WHAT) as temporary:
+            temporary.write_text(self.to_json(), "utf-8")
+        return Path(path)
 
     def _parts(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         tensors = {name: getattr(self, name) for name in _TENSORS}
@@ -229,7 +217,7 @@ class Verdict:
             "rivals": list(self.rivals),
             "tests": {name: one.higher_is_better for name, one in self.tests.items()},
         }
-        return tensors, {"schema": _SCHEMA, "kind": "verdict", **header, **names}
+        return tensors, header | names
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "Verdict":
@@ -238,14 +226,7 @@ class Verdict:
         Raises:
             InputError: the file is missing, damaged, or not a verdict.
         """
-        try:
-            with safe_open(Path(path), framework="pt") as file:
-                header = json.loads((file.metadata() or {}).get("heatproof", "null"))
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-        except (OSError, SafetensorError, json.JSONDecodeError) as error:
-            raise InputError(f"{str(path)!r} cannot be read as a verdict ({error}).") from error
-        if not isinstance(header, dict) or (header.pop("schema", None), header.pop("kind", None)) != (_SCHEMA, "verdict"):
-            raise InputError(f"{str(path)!r} is not a verdict that this version of heatproof reads; save it again.")
+        tensors, header = load_tensors(path, _WHAT)
         try:
             return cls(**_assembled(tensors, header))
         except (TypeError, ValueError, KeyError, AttributeError) as error:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from heatproof.errors import InputError
+from heatproof.storage import written_whole
 
 
 def bars(
@@ -45,11 +45,6 @@ def bars(
         axis.tick_params(labelsize=9, left=False)
     axes[0].set_yticks(rows, names)
     axes[0].invert_yaxis()
-    temporary = path.with_name(f".{path.name}.part")
-    try:
+    with written_whole(path, "the chart") as temporary:
         figure.savefig(temporary, dpi=120, format="png")
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise InputError(f"the chart cannot be written to {str(path)!r} ({error}); choose another place.") from error
     return path

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from heatproof.errors import InputError
+from heatproof.storage import written_whole
 
 
 def draw_scatter(panels: Mapping[str, tuple[Any, Any, float]], path: Path, title: str = "") -> Path:
@@ -41,11 +42,9 @@ def draw_scatter(panels: Mapping[str, tuple[Any, Any, float]], path: Path, title
         axis.tick_params(labelsize=8)
         axis.ticklabel_format(style="sci", scilimits=(-3, 4))
     figure.axes[0].set_ylabel("effect (score lost without the region)", fontsize=9)
-    temporary = path.with_name(f".{path.name}.part")
     try:
-        figure.savefig(temporary, dpi=120, format=path.suffix.lstrip(".") or "png")
-        temporary.replace(path)
-    except (OSError, ValueError) as error:
-        temporary.unlink(missing_ok=True)
-        raise InputError(f"the chart cannot be written to {str(path)!r} ({error}); choose another place or ending.") from error
+        with written_whole(path, "the chart") as temporary:
+            figure.savefig(temporary, dpi=120, format=path.suffix.lstrip(".") or "png")
+    except ValueError as error:
+        raise InputError(f"the chart cannot be written to {str(path)!r} ({error}); choose another ending.") from error
     return path

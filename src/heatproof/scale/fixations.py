@@ -18,6 +18,7 @@ from heatproof.methods import methods
 from heatproof.proof import fixations as scores
 from heatproof.proof.bootstrap import Mean, bootstrap_mean
 from heatproof.proof.fixation_data import Viewed
+from heatproof.storage import written_whole
 
 FLOOR = 0.05
 """Share of the uniform distribution in what information gain compares: heat maps have zeros, and one costs 36 bits."""
@@ -184,13 +185,8 @@ def write(
     """
     chart = draw(table, folder / "fixations.png", sum(row.error is None for row in rows))
     file = folder / "scores.json"  # fixations.json is the data set's own
-    temporary = folder / ".scores.json.part"
-    try:
+    with written_whole(file, "the scores", "choose another folder with -o") as temporary:
         temporary.write_text(json.dumps(document(table, rows, failed, blur), indent=1, allow_nan=False), "utf-8")
-        temporary.replace(file)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise InputError(f"{str(file)!r} cannot be written ({error}); choose another folder with -o.") from error
     return chart, file
 
 
@@ -212,6 +208,9 @@ def draw(table: Mapping[str, Mapping[str, Mean]], path: Path, count: int) -> Pat
         "shuffled AUC (chance 0.5)": ("auc_shuffled", 0.5),
         "NSS (chance 0)": ("nss", 0.0),
     }
-    values = {title: {kind: tuple(row[name][:3]) for kind, row in table.items()} for title, (name, _) in panels.items()}
+    values = {
+        title: {kind: (row[name].value, row[name].low, row[name].high) for kind, row in table.items()}
+        for title, (name, _) in panels.items()
+    }
     title = f"Human fixations in {count} images: mean and 95 % interval"
     return bars(values, {title: chance for title, (_, chance) in panels.items()}, title, path)

@@ -25,6 +25,7 @@ from heatproof.models.targets import find_label
 from heatproof.proof import localisation
 from heatproof.proof.bootstrap import Mean, bootstrap_mean
 from heatproof.proof.segmentation import Segmentation
+from heatproof.storage import written_whole
 
 POOLED = {"pixel_accuracy": "pixel acc.", "miou": "mIoU", "map": "mAP"}
 """What is told of each method over the whole data set."""
@@ -241,11 +242,7 @@ def write(document: Mapping[str, Any], folder: Path) -> Path:
     Raises:
         InputError: the folder cannot be written to.
     """
-    file, temporary = folder / "segmentation.json", folder / ".segmentation.json.part"
-    try:
+    file = folder / "segmentation.json"
+    with written_whole(file, "the table", "choose another folder with -o") as temporary:
         temporary.write_text(json.dumps(document, indent=1, allow_nan=False), "utf-8")
-        temporary.replace(file)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise InputError(f"{str(file)!r} cannot be written ({error}); choose another folder with -o.") from error
     return file

@@ -1,6 +1,5 @@
 """How much each attention head looks at objects: the weights of CHILI, and the file they live in."""
 
-import json
 import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -10,13 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from heatproof.errors import InputError, MethodError, nearest
+from heatproof.storage import load_tensors, save_tensors
 
-_SCHEMA = 1
+_WHAT = "head weights"
 
 BINARISATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "positive": lambda maps: maps > 0,
@@ -83,16 +81,7 @@ class ChiliWeights:
         Raises:
             InputError: the file cannot be written.
         """
-        path = Path(path)
-        temporary = path.with_name(f".{path.name}.part")
-        try:
-            header = json.dumps({"schema": _SCHEMA, "provenance": self.provenance}, default=str)
-            save_file({"values": self.values.contiguous().clone()}, temporary, {"chili": header})
-            temporary.replace(path)
-        except (OSError, SafetensorError) as error:
-            temporary.unlink(missing_ok=True)
-            raise InputError(f"the head weights cannot be written to {str(path)!r} ({error}); choose another place.") from error
-        return path
+        return save_tensors(path, _WHAT, {"values": self.values}, {"provenance": self.provenance})
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "ChiliWeights":
@@ -128,13 +117,10 @@ class ChiliWeights:
 
     @classmethod
     def _from_safetensors(cls, path: Path) -> "ChiliWeights":
+        tensors, header = load_tensors(path, _WHAT)
         try:
-            with safe_open(path, framework="pt") as file:
-                header = json.loads((file.metadata() or {}).get("chili", "null"))
-                if not isinstance(header, dict) or header.get("schema") != _SCHEMA:
-                    raise InputError(f"{str(path)!r} holds no head weights that this version of heatproof reads; fit them again.")
-                return cls(file.get_tensor("values"), dict(header["provenance"]))
-        except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+            return cls(tensors["values"], dict(header["provenance"]))
+        except (ValueError, KeyError, TypeError) as error:
             raise InputError(f"{str(path)!r} cannot be read as head weights ({error}).") from error
 
 
