@@ -20,6 +20,7 @@ from PIL import Image
 
 import heatproof as hp
 from heatproof import cli, console, files
+from heatproof.cli_typed import load_aimed
 from heatproof.errors import InputError
 from heatproof.report.panel import panel
 
@@ -339,11 +340,11 @@ class Texts(torch.nn.Module):
 def test_prompts_and_targets_of_an_image_text_model(monkeypatch):
     model = hp.wrap(Texts(), preprocess=lambda image: torch.zeros(3, 4, 4), tokenizer=lambda t: torch.tensor([len(s) for s in t]))
     monkeypatch.setattr("heatproof.models.load", lambda name, weights=None: model)
-    aimed, targets = cli._aim("it", None, ["a cat", "a dog, wet"], ["a dog, wet", "a cat,1", "snow, ice", "snow, ice"])
+    aimed, targets = load_aimed("it", None, ["a cat", "a dog, wet"], ["a dog, wet", "a cat,1", "snow, ice", "snow, ice"])
     assert aimed.prompts == ("a cat", "a dog, wet", "snow, ice") and targets == [1, 0, 2]
-    assert cli._aim("it", None, ["a cat"], [])[1] is None
+    assert load_aimed("it", None, ["a cat"], [])[1] is None
     with pytest.raises(InputError, match="--prompt"):
-        cli._aim("it", None, [], [])
+        load_aimed("it", None, [], [])
 
 
 # the files behind it

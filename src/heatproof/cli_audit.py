@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from heatproof.cli_typed import Options, read_option, split_names
 from heatproof.errors import MethodError
 
 
@@ -15,20 +16,19 @@ def audit(
     every: Annotated[bool, typer.Option("--all", help="Every registered method; some take minutes.")] = False,
     scenes: Annotated[int, typer.Option(help="Planted scenes; more make every interval narrower.", min=4)] = 24,
     seed: Annotated[int, typer.Option(help="Of the scenes and layouts.", min=0)] = 0,
-    option: Annotated[list[str] | None, typer.Option(help="An option of the methods, as in steps=64; repeat it.")] = None,
+    option: Options = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print a Markdown table.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document with the whole cards.")] = False,
 ) -> int:
     """Try methods where the truth is known, and print what they find, what they miss and what they cost."""
-    from heatproof.cli import _names, _option
     from heatproof.console import Voice, print_json, print_table
     from heatproof.methods import build, methods
 
-    names = methods().names if every else _names(method or [])
+    names = methods().names if every else split_names(method or [])
     if not names:
         raise MethodError("no method was named; name some that `heatproof methods` lists, or pass --all.")
     rows = {name: methods()[name] for name in names}  # says at once if one does not exist
-    options = dict(_option(text) for text in option or ())
+    options = dict(read_option(text) for text in option or ())
     with Voice() as voice, contextlib.redirect_stdout(sys.stderr):
         voice.work("importing torch")
         from heatproof.audit import audit as examine

@@ -8,6 +8,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from heatproof.cli_typed import (
+    DEFAULT_MODEL,
+    AsJson,
+    Images,
+    Layers,
+    Methods,
+    Named,
+    Options,
+    Prompts,
+    Targets,
+    Weights,
+    check_types,
+    load_aimed,
+    read_option,
+    split_names,
+)
 from heatproof.errors import InputError, MethodError
 
 if TYPE_CHECKING:
@@ -15,19 +31,14 @@ if TYPE_CHECKING:
 
 
 def prove(
-    images: Annotated[list[str], typer.Argument(help="Image files, folders, or quoted patterns such as 'photos/**/*.jpg'.")],
-    model: Annotated[str | None, typer.Option(help="A name that `heatproof models` lists. Default: efficientnet-lite0.")] = None,
-    method: Annotated[
-        list[str] | None, typer.Option(help="Names that `heatproof methods` lists, repeated or with commas. Default: gradcam.")
-    ] = None,
-    target: Annotated[
-        list[str] | None,
-        typer.Option(help="Labels (tabby) or class indices, repeated or with commas; prompts. Default: the top score."),
-    ] = None,
-    layer: Annotated[list[str] | None, typer.Option(help="Layers by name. Default: the last spatial features.")] = None,
-    weights: Annotated[Path | None, typer.Option(help="Weights for the model: safetensors, or a torch state dict.")] = None,
-    prompt: Annotated[list[str] | None, typer.Option(help="A text that is a class of an image-text model; repeat it.")] = None,
-    option: Annotated[list[str] | None, typer.Option(help="An option of the methods, as in steps=64; repeat it.")] = None,
+    images: Images,
+    model: Named = None,
+    method: Methods = None,
+    target: Targets = None,
+    layer: Layers = None,
+    weights: Weights = None,
+    prompt: Prompts = None,
+    option: Options = None,
     test: Annotated[
         list[str] | None, typer.Option(help="Single tests besides, repeated or with commas. Default: deletion,insertion.")
     ] = None,
@@ -37,19 +48,18 @@ def prove(
         Path | None,
         typer.Option("-o", "--out", help="What to write: .html (one image), .json, or .safetensors (one method)."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")] = False,
+    as_json: AsJson = False,
 ) -> int:
     """Cross-examine maps: is the score lost with what they point at, more than with the same shape elsewhere?"""
-    from heatproof.cli import _DEFAULT_MODEL, _aim, _check_types, _names, _option
     from heatproof.console import Voice, print_json, print_table
     from heatproof.methods import build, methods
 
-    names = _names(method or ["gradcam"])
+    names = split_names(method or ["gradcam"])
     rows = [methods()[name] for name in names]  # says at once if one does not exist
     if not rows:
         raise MethodError("--method names no method; `heatproof methods` lists them all.")
     _check_out(out, names)
-    options = dict(_option(text) for text in option or ())
+    options = dict(read_option(text) for text in option or ())
     with Voice() as voice, contextlib.redirect_stdout(sys.stderr):  # stdout is for the result alone
         voice.work("importing torch")
         from heatproof.explain import explain
@@ -58,12 +68,12 @@ def prove(
         from heatproof.prove import RIVALS
         from heatproof.prove import prove as examine
 
-        _check_types([row.kind() for row in rows], options)
+        check_types([row.kind() for row in rows], options)
         build(names, options)  # says if none of them knows an option
-        tests = None if test is None else _names(test)
+        tests = None if test is None else split_names(test)
         plan(budget, len(by_name(tests)), len(RIVALS))  # likewise of the tests and the budget
-        voice.work(f"loading {model or _DEFAULT_MODEL}")
-        aimed, targets = _aim(model or _DEFAULT_MODEL, weights, prompt or [], target or [])
+        voice.work(f"loading {model or DEFAULT_MODEL}")
+        aimed, targets = load_aimed(model or DEFAULT_MODEL, weights, prompt or [], target or [])
         paths, missing = expand(images)
         for text in missing.values():
             voice.say(text)

@@ -129,7 +129,7 @@ class Model:
                 f"Check that the tokenizer is that of {self.name}."
             ) from error
 
-    def prompt_column(self, prompt: str) -> Float[Tensor, "embedding"]:
+    def prompt_column(self, prompt: str) -> Float[Tensor, " embedding"]:
         """A text's embedding of length one: the classifier's column for that text."""
         readout = self.with_prompts([prompt]).readout
         assert isinstance(readout, Similarity) and readout.classifier is not None

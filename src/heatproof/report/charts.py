@@ -25,8 +25,8 @@ _OTHERS = ("#3f7fd9", "#2a9d6f", "#a05bc4", "#b08d1a", "#c4507a")
 
 
 def curve(
-    x: Float[np.ndarray, "steps"],
-    y: Float[np.ndarray, "steps"],
+    x: Float[np.ndarray, " steps"],
+    y: Float[np.ndarray, " steps"],
     null: Float[np.ndarray, "copies steps"],
     labels: tuple[str, str],
     *,
@@ -55,7 +55,7 @@ def curve(
     return _svg(draw, labels)
 
 
-def distribution(value: float, null: Float[np.ndarray, "copies"], named: Mapping[str, float], label: str) -> str:
+def distribution(value: float, null: Float[np.ndarray, " copies"], named: Mapping[str, float], label: str) -> str:
     """One map's effect in the histogram of its null maps' effects, named comparisons beside it.
 
     Args:
@@ -103,7 +103,7 @@ def stages(names: Sequence[str], series: Mapping[str, tuple[Sequence[float], Seq
     return _svg(draw, ("randomised up to stage", label))
 
 
-def points(x: Float[np.ndarray, "regions"], y: Float[np.ndarray, "regions"], labels: tuple[str, str]) -> str:
+def points(x: Float[np.ndarray, " regions"], y: Float[np.ndarray, " regions"], labels: tuple[str, str]) -> str:
     """A scatter plot of regions.
 
     Args:

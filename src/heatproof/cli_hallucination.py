@@ -2,19 +2,20 @@
 
 import contextlib
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from heatproof.cli_typed import AsJson, Weights
+
 
 def hallucination(
     model: Annotated[str, typer.Option(help="A vision transformer that takes prompts, by name.")] = "planted-clip",
-    weights: Annotated[Path | None, typer.Option(help="Weights for the model: safetensors, or a torch state dict.")] = None,
+    weights: Weights = None,
     scenes: Annotated[int, typer.Option(help="Planted scenes to score, four images each.", min=16)] = 160,
     probing: Annotated[int, typer.Option(help="Other scenes, for head weights and thresholds.", min=64)] = 160,
     seed: Annotated[int, typer.Option(help="Of all scenes.", min=0)] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")] = False,
+    as_json: AsJson = False,
 ) -> int:
     """Measure on planted scenes whether scores see objects or only what these usually stand on, before and after CHILI."""
     from heatproof.console import Voice, print_json, print_table
