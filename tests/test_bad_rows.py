@@ -26,6 +26,7 @@ def test_nothing_to_see_gives_a_constant_map_and_no_nan(method: str) -> None:
     net.conv.bias.data.fill_(-1)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        warnings.simplefilter("ignore", DeprecationWarning)  # what Python says of a library that is imported here first
         ex = hp.explain(net, torch.full((2, 3, 9, 11), 0.5), method=method, target=[[0, 1]] * 2 if _asks(method) else None)
         assert torch.isfinite(ex.maps).all() and torch.isfinite(ex.raw).all()
         if method not in ("random", "center"):
@@ -127,7 +128,7 @@ def explanation() -> hp.Explanation:
 def test_save_writes_whole_or_not_at_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, step: str, existing: bool
 ) -> None:
-    import heatproof.explanation as room
+    import heatproof.storage as room
 
     path = tmp_path / "ex.safetensors"
     if existing:
@@ -193,7 +194,7 @@ def harm(path: Path, kind: str) -> None:
     elif kind == "list header":
         save_file({"maps": torch.zeros(2)}, path, {"heatproof": "[1]"})
     elif kind == "no tensors":
-        save_file({}, path, {"heatproof": json.dumps({"schema": 1})})
+        save_file({}, path, {"heatproof": json.dumps({"schema": 1, "what": "an explanation"})})
     elif kind == "newer schema":
         header_of(path, schema=99)
     elif kind == "unknown field":
