@@ -41,7 +41,7 @@ class Card:
         supported: share of the maps that `prove()` supports at p ≤ 0.05.
         kept: how much of the map's rank order is left when the model forgets everything.
         depends_on_model: whether that is less than half; None for methods that need no model.
-        residual: share of the score that is not accounted for, median; None for methods that do not decompose.
+        residual: share of the score that is not on the map but in its residual, median; None for methods that do not decompose.
         unbalanced: largest |parts + residual − score| / |score|; likewise.
         cost: time of one map in forwards of the same model, the median of repeats.
         deterministic: whether two runs gave the same map bit for bit.
@@ -92,7 +92,7 @@ class Card:
             verdict = "depends on the model" if self.depends_on_model else "does not depend on the model, or not surely"
             said.append(f"With everything randomised {self.kept.value:.2f} of its rank order is left: it {verdict}.")
         if self.residual is not None:
-            said.append(f"It leaves {self.residual:.1%} of the score unaccounted for, and says so.")
+            said.append(f"{self.residual:.1%} of the score is not on the map but in its residual.")
         repeat = "The same map every time" if self.deterministic else "Another map each time"
         said.append(f"{repeat}, at the cost of {self.cost:.1f} forwards.")
         return said

@@ -159,7 +159,7 @@ def _card(method: str, one: Explanation, i: int, t: int, target: str, extras: Ex
     word, sentence = _told_once(finding) if finding else (None, None)
     facts = [("score", f"{one.scores[i, t]:.3f}")] if one.scores is not None else []
     if one.residual is not None:
-        facts.append(("not accounted for", f"{one.residual[i, t]:.3g}"))
+        facts.append(("not on the map", f"{one.residual[i, t]:.3g}"))
     return {
         "method": method,
         "t": t,
