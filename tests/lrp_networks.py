@@ -15,6 +15,9 @@ from tiny import seeded
 EPSILON, GAMMA = 0.02, 0.3
 LOW, HIGH = -4.0, 4.5
 COMPOSITES = ("lrp0", "epsilon", "epsilon-gamma-box", "epsilon-plus-flat", "attnlrp")
+EXACT = ("lrp0", "epsilon-gamma-box", "attnlrp")
+"""Checked in double precision."""
+
 every_composite = pytest.mark.parametrize("composite", COMPOSITES)
 
 
@@ -227,3 +230,9 @@ def network(name: str, seed: int = 0) -> nn.Module:
 def lrp(net: nn.Module, x: Tensor, composite, target=None, **options):
     options = {"epsilon": EPSILON, "gamma": GAMMA, "low": LOW, "high": HIGH} | options
     return hp.explain(net, x, "lrp", target=target, composite=composite, **options)
+
+
+def missing(ex: hp.Explanation) -> float:
+    """The largest part of a score that is neither in the map nor in the residual."""
+    total = ex.raw.double().flatten(2).sum(2) + ex.residual.double()
+    return float(((total - ex.scores.double()).abs() / ex.scores.double().abs()).max())

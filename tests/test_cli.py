@@ -1,16 +1,12 @@
 """The command line as a user meets it: what is on stdout, what is on stderr, which files are there, which exit code."""
 
-import contextlib
-import io
 import json
 import logging
 import os
 import re
 import subprocess
 import sys
-import time
 import warnings
-import weakref
 from pathlib import Path
 
 import numpy as np
@@ -19,18 +15,10 @@ import torch
 from PIL import Image
 
 import heatproof as hp
-from heatproof import cli, console, files
+from heatproof import cli, files
 from heatproof.cli_typed import load_aimed
 from heatproof.errors import InputError
-from heatproof.report.panel import panel
-
-
-def photo(path, width, height, seed=0, dc=0):
-    rng = np.random.default_rng(seed)
-    small = Image.fromarray(rng.integers(0, 256 - dc, (3, 4, 3), dtype=np.uint8) + np.uint8(dc))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    small.resize((width, height), Image.Resampling.BICUBIC).save(path)
-    return path
+from photos import LABELS, photo, tiny_model
 
 
 @pytest.fixture
@@ -45,30 +33,12 @@ def run(capsys, tmp_path, monkeypatch):
     return call
 
 
-class Tiny(torch.nn.Module):
-    """Scores of images of any size; class 1 likes blue."""
-
-    def __init__(self):
-        super().__init__()
-        torch.manual_seed(3)
-        self.features = torch.nn.Conv2d(3, 5, 3, stride=2, padding=1)
-        self.head = torch.nn.Linear(5, 4)
-
-    def forward(self, x):
-        if min(x.shape[-2:]) < 4:
-            raise RuntimeError("too small")
-        return self.head(self.features(x).relu().mean((2, 3)))
-
-
-LABELS = ["crane", "Crane bird, wader", "sea, snow", "crane"]
-
-
 @pytest.fixture
 def tiny(monkeypatch):
     """`--model tiny`: images enter at their own size."""
     import heatproof.models
 
-    model = hp.wrap(Tiny(), preprocess=lambda image: torch.from_numpy(np.array(image)).permute(2, 0, 1) / 255, labels=LABELS)
+    model = tiny_model()
     known = heatproof.models.load
     monkeypatch.setattr(heatproof.models, "load", lambda name, weights=None: model if name == "tiny" else known(name, weights))
     return model
@@ -345,122 +315,6 @@ def test_prompts_and_targets_of_an_image_text_model(monkeypatch):
     assert load_aimed("it", None, ["a cat"], [])[1] is None
     with pytest.raises(InputError, match="--prompt"):
         load_aimed("it", None, [], [])
-
-
-# the files behind it
-
-
-def test_natural_order():
-    assert sorted(["b", "a10", "A2", "a1b20", "a1b3"], key=files.natural) == ["a1b3", "a1b20", "A2", "a10", "b"]
-
-
-def test_expand_takes_files_folders_and_patterns(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    for name in ("a/x10.PNG", "a/x9.jpg", "a/b/y.png", "a/readme.txt", "c[1].png", "c1.png"):
-        Path(name).parent.mkdir(parents=True, exist_ok=True)
-        Path(name).touch()
-    Path("empty").mkdir()
-
-    def expand(*arguments):
-        found, failed = files.expand(arguments)
-        return [str(p) for p in found], list(failed)
-
-    assert expand("a") == (["a/x9.jpg", "a/x10.PNG"], [])
-    assert expand("a/**/*.png", "a/x9.jpg", "a") == (["a/b/y.png", "a/x9.jpg", "a/x10.PNG"], [])
-    assert expand("c[1].png") == (["c[1].png"], [])
-    assert expand("c[12].png", "empty", "d*", "gone.png") == (["c1.png", "gone.png"], ["empty", "d*"])
-
-
-def test_names_never_collide_and_never_leave_the_folder():
-    paths = [
-        Path(p) for p in ("a/cat.jpg", "b/Cat.png", "cat-2.png", "c/cat.gif", "..png", "/", "ж" * 200 + ".png", "a/../x y.png")
-    ]
-    names = files.stems(paths)
-    assert len({name.casefold() for name in names}) == len(paths)
-    assert names[:2] == ["cat", "Cat-2"] and names[-1] == "x-y"
-    for name in names:
-        assert name and "." not in name and "/" not in name and len(name.encode()) <= 110
-    many = files.unique(["x"] * 5000 + ["x-4999"])
-    assert len(set(many)) == 5001
-
-
-def test_groups_are_of_one_size_within_the_limit_and_are_let_go(tiny, tmp_path, monkeypatch):
-    sizes = [(8, 6)] * 5 + [(6, 8)] * 2 + [(8, 6)]
-    paths = [photo(tmp_path / f"{n}.png", *size, seed=n) for n, size in enumerate(sizes)]
-    seen, real = [], files.explain
-    monkeypatch.setattr(files, "batch_limit", lambda height, width: 2)
-    monkeypatch.setattr(files, "explain", lambda model, x, *rest, **o: seen.append(tuple(x.shape)) or real(model, x, *rest, **o))
-    results, alive = files.explain_files(files.Request(tiny, ["gradcam"]), paths), []
-    for n, result in enumerate(results):
-        direct = hp.explain(tiny, paths[n], "gradcam")
-        one = result.explanations["gradcam"]
-        assert result.index == n and one.names == (str(paths[n]),)
-        torch.testing.assert_close(one.maps, direct.maps)
-        torch.testing.assert_close(one.scores, direct.scores)
-        alive.append(weakref.ref(one.maps))
-        del one, result
-    assert seen == [(2, 3, 6, 8)] * 2 + [(1, 3, 6, 8), (2, 3, 8, 6), (1, 3, 6, 8)]
-    assert not any(ref() is not None for ref in alive[:-2])
-
-
-def test_one_image_that_breaks_its_group_costs_only_itself(tmp_path):
-    class Picky(Tiny):
-        def forward(self, x):
-            scores = super().forward(x)
-            return torch.where(x.mean((1, 2, 3))[:, None] > 0.9, torch.nan, scores)
-
-    model = hp.wrap(Picky(), preprocess=lambda image: torch.from_numpy(np.array(image)).permute(2, 0, 1) / 255)
-    paths = [photo(tmp_path / f"{n}.png", 9, 9, seed=n, dc=250 if n == 1 else 0) for n in range(3)]
-    results = list(files.explain_files(files.Request(model, ["gradcam"]), paths))
-    assert [r.index for r in results] == [0, 1, 2] and [r.error is None for r in results] == [True, False, True]
-    assert "1.png" in results[1].error and "NaN" in results[1].error
-
-
-def test_panel_holds_each_overlay_in_its_place(tiny, tmp_path):
-    path = photo(tmp_path / "x.png", 60, 30)
-    several = hp.explain(tiny, path, ["gradcam", "gradient"], target=[[1, 2]])
-    sheet = np.array(panel(several, tile=60, columns=2)).astype(int)
-    blocks = [[several["gradcam"].image(0), several["gradcam"].overlay(0, t), several["gradient"].overlay(0, t)] for t in (0, 1)]
-    rows = [line for block in blocks for line in (block[:2], block[2:])]
-    for r, row in enumerate(rows):
-        for c, picture in enumerate(row):
-            y, x = 8 + r * (30 + 40 + 8) + 40, 8 + c * (60 + 8)
-            assert np.array_equal(sheet[y : y + 30, x : x + 60], np.array(picture))
-    with pytest.raises(InputError, match="same images"):
-        panel({})
-    with pytest.raises(InputError, match="same images"):
-        panel({"a": several["gradcam"], "b": hp.explain(tiny, path, "gradcam")})
-
-
-def test_json_has_no_nan():
-    text = io.StringIO()
-    with contextlib.redirect_stdout(text):
-        console.print_json({"a": [float("nan"), float("inf"), 1.5], 2: (True, None, Path("x"))})
-    assert json.loads(text.getvalue(), parse_constant=pytest.fail) == {"a": [None, None, 1.5], "2": [True, None, "x"]}
-
-
-@pytest.mark.parametrize("patience, shown", [(0.05, True), (60.0, False)])
-def test_a_bar_appears_only_when_it_takes_long(monkeypatch, patience, shown):
-    monkeypatch.setattr(console, "PATIENCE", patience)
-    voice, buffer = console.Voice(), io.StringIO()
-    voice.console = console.Console(file=buffer, force_terminal=True, width=100)
-    with voice:
-        voice.work("explaining", 4)
-        voice.step()
-        time.sleep(0.4)
-        voice.say("a line")
-    assert "a line" in buffer.getvalue()
-    assert ("explaining" in buffer.getvalue() and "1/4" in buffer.getvalue()) == shown
-
-
-def test_a_log_file_gets_no_bar(monkeypatch):
-    monkeypatch.setattr(console, "PATIENCE", 0.01)
-    voice, buffer = console.Voice(), io.StringIO()
-    voice.console = console.Console(file=buffer, force_terminal=False)
-    with voice:
-        voice.work("explaining", 4)
-        time.sleep(0.1)
-    assert buffer.getvalue() == ""
 
 
 def test_composite_is_an_option_of_its_own(run, tiny, tmp_path):

@@ -34,7 +34,7 @@ def document(html):
 
 def test_every_verdict_is_on_the_page_and_in_its_json(proved):
     model, x, explanations, verdicts = proved
-    html = dossier(model, x[1], explanations, verdicts, 1, stages=2, seeds=2)
+    html = dossier(model, x[1], explanations, verdicts, 1, stages=2, seeds=2).html
     found = document(html)
     assert set(found["verdicts"]) == {"gradcam", "edges"} and len(html) < 3e6
     for one in found["maps"]:
@@ -53,7 +53,7 @@ def test_every_verdict_is_on_the_page_and_in_its_json(proved):
 
 def test_without_stages_there_are_no_sanity_checks(proved):
     model, x, explanations, verdicts = proved
-    html = dossier(model, x[0], explanations, {"gradcam": verdicts["gradcam"]}, stages=0)
+    html = dossier(model, x[0], explanations, {"gradcam": verdicts["gradcam"]}, stages=0).html
     found = document(html)
     assert found["sanity"] == {} and "The model forgets" not in html
     assert [one["verdict"] is None for one in found["maps"]] == [False, False, True, True]
@@ -81,7 +81,7 @@ def test_constant_maps_say_nothing():
     x = images(1).sigmoid()
     explanations = hp.explain(model, x, method=["gradcam"])
     blank = {"gradcam": hp.Explanation(**{**vars(explanations["gradcam"]), "maps": explanations["gradcam"].maps * 0})}
-    html = dossier(model, x[0], blank, {"gradcam": hp.prove(model, x, blank["gradcam"], budget=150)}, stages=0)
+    html = dossier(model, x[0], blank, {"gradcam": hp.prove(model, x, blank["gradcam"], budget=150)}, stages=0).html
     assert document(html)["maps"][0]["supported"] in (False, None) and "constant, says nothing" in html
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 import heatproof as hp
 from heatproof.cli import main
 from heatproof.proof import fixations as F
-from heatproof.proof.bootstrap import bootstrap_mean
+from heatproof.proof.bootstrap import Mean, bootstrap_mean
 from heatproof.proof.fixation_data import read_fixations
 from heatproof.scale import fixations as scale
 
@@ -218,7 +218,7 @@ def test_bootstrap():
     assert found.value == pytest.approx(values.mean()) and found.count == 400
     assert found.high - found.low == pytest.approx(2 * 1.96 * values.std() / 20, rel=0.1)
     assert found == bootstrap_mean(values) and found != bootstrap_mean(values, seed=1)
-    assert bootstrap_mean(np.array([2.0, np.nan]))[:4] == (2, 2, 2, 1)
+    assert bootstrap_mean(np.array([2.0, np.nan])) == Mean(2, 2, 2, 1)
     assert np.isnan(bootstrap_mean(np.array([np.nan])).value)
 
 

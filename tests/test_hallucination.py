@@ -76,7 +76,8 @@ def test_summary_counts():
     assert table["object − raw"]["auroc"].value == pytest.approx(1 - np.mean(wins))
     assert table["raw"]["hallucination"].value == pytest.approx(0.5)
     assert table["raw"]["iou"].value == pytest.approx(0.25)
-    assert table["object − raw"]["iou"][:3] == (0, 0, 0)
+    margin = table["object − raw"]["iou"]
+    assert (margin.value, margin.low, margin.high) == (0, 0, 0)
     document = scale.document(table, 4)
     assert list(document) == ["raw", "registers_removed", "object", "n"]
     assert document["n"] == 4

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import heatproof as hp
-from heatproof.lrp import AlphaBeta, Composite, Epsilon, Flat, Gamma, WSquare, ZBox, Zero, ZPlus
+from heatproof.lrp import AlphaBeta, Composite, Epsilon, Flat, Gamma, Passed, Rule, WSquare, ZBox, Zero, ZPlus
 from relevance import explicit, matrix
 
 SIZE = (5, 4)
@@ -209,3 +209,40 @@ def test_any_rule_on_any_layer_accounts_for_everything(name, rule, bias, norm, s
     torch.testing.assert_close(ex.raw.flatten(2).sum(2) + ex.residual, ex.scores, rtol=1e-8, atol=1e-8)
     total = sum(row[column] for row in ex.ledger for column in ("bias", "epsilon", "norm", "softmax"))
     assert total == pytest.approx(float(ex.residual.sum()), rel=1e-8, abs=1e-8)
+
+
+class Between(Rule):
+    """Half of one rule, half of another, and a look at the output afterwards."""
+
+    needs_input = True
+
+    def __call__(self, layer, gradient):
+        parts = [Epsilon(0.1)(layer, gradient), Gamma(0.5)(layer, gradient)]
+        assert layer.output.shape == gradient.shape
+        return Passed(
+            *((getattr(parts[0], name) + getattr(parts[1], name)) / 2 for name in ("gradient", "bias", "epsilon", "norm"))
+        )
+
+
+class Doubled(Epsilon):
+    """A rule derived from one that uses up what was kept, which asks it twice."""
+
+    def __call__(self, layer, gradient):
+        super().__call__(layer, gradient)
+        return super().__call__(layer, gradient)
+
+
+@pytest.mark.parametrize("target", [1, [[0, 1, 2]]])
+def test_a_rule_of_the_users_may_be_made_of_others(target):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 5, 3), nn.Flatten(), nn.Linear(60, 3)).double()
+    x = torch.rand(1, 3, 8, 7, dtype=torch.float64)
+
+    def relevance(rule):
+        ex = hp.explain(net, x, "lrp", target, composite=Composite(Zero(), rule))
+        torch.testing.assert_close(ex.raw.flatten(2).sum(2) + ex.residual, ex.scores)
+        return ex.raw
+
+    # below a linear layer everything is linear in what that layer hands down
+    torch.testing.assert_close(relevance(Between()), (relevance(Epsilon(0.1)) + relevance(Gamma(0.5))) / 2)
+    torch.testing.assert_close(relevance(Doubled(0.1)), relevance(Epsilon(0.1)))

@@ -116,6 +116,17 @@ def test_by_name_with_weights_from_a_file(tmp_path, name, image):
     assert (explanation.raw.flatten(2).std(2) > 0).all()
 
 
+def test_knowing_more_texts_keeps_the_places_of_those_that_are_known(image):
+    model = hp.wrap(build("tiny-vit"), tokenizer=open_clip.get_tokenizer("tiny-vit"))
+    one = model.knowing(["snow", "a cat", "snow"])
+    assert one.labels == ("snow", "a cat") and one.knowing(["a cat"]) is one and model.knowing([]) is model
+    more = one.knowing(["ice", "snow"])
+    assert more.labels == ("snow", "a cat", "ice")
+    torch.testing.assert_close(more.scores(model.tensor(image))[:, :2], one.scores(model.tensor(image)))
+    classifier = hp.wrap(nn.Sequential(nn.Conv2d(3, 2, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()))
+    assert classifier.knowing(["snow"]) is classifier
+
+
 @pytest.mark.parametrize(("name", "size"), [("tiny-vit", (64, 48)), ("tiny-sig", (64, 96))])
 def test_wrapping_a_model_forced_to_another_size(name, size, image):
     module = build(name, force_image_size=size)

@@ -52,6 +52,16 @@ def test_json_and_files(run, tmp_path):
     assert code == 0 and set(json.loads((tmp_path / "two.json").read_text("utf-8"))) == {"gradcam", "center"}
 
 
+def test_a_composite_has_its_flag(run):
+    documents = {}
+    for composite in ("lrp0", "epsilon-gamma-box"):
+        code, out, _ = run("a.png", "--json", "--budget", "150", "--method", "lrp", "--composite", composite)
+        assert code == 0
+        documents[composite] = json.loads(out)["verdicts"]["lrp"]["effect"]
+    code, out, _ = run("a.png", "--json", "--budget", "150", "--method", "lrp", "--option", "composite=lrp0")
+    assert json.loads(out)["verdicts"]["lrp"]["effect"] == documents["lrp0"] != documents["epsilon-gamma-box"]
+
+
 def test_a_bad_image_costs_its_row(run, tmp_path):
     (tmp_path / "bad.png").write_bytes(b"no image")
     code, out, err = run("a.png", "bad.png", "missing/*.png", "--budget", "150")

@@ -42,9 +42,7 @@ class Aim:
         if model.takes_prompts:
             # the classes of an image-text model are texts, whatever number they had when the map was made
             texts = None if own is None else _texts(own)
-            known = model.labels or ()
-            new = [text for text in strings_in([texts, target]) if text not in known]
-            model = model.with_prompts([*known, *new]) if new else model
+            model = model.knowing(strings_in([texts, target]))
             if texts is not None:
                 places = list(model.labels or ())
                 explained = torch.tensor([[-1 if text is None else places.index(text) for text in row] for row in texts])

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from heatproof.cli_typed import Options, read_option, split_names
+from heatproof import cli_typed as typed
 from heatproof.errors import MethodError
 
 
@@ -16,7 +16,7 @@ def audit(
     every: Annotated[bool, typer.Option("--all", help="Every registered method; some take minutes.")] = False,
     scenes: Annotated[int, typer.Option(help="Planted scenes; more make every interval narrower.", min=4)] = 24,
     seed: Annotated[int, typer.Option(help="Of the scenes and layouts.", min=0)] = 0,
-    option: Options = None,
+    option: typed.Options = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print a Markdown table.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document with the whole cards.")] = False,
 ) -> int:
@@ -24,11 +24,11 @@ def audit(
     from heatproof.console import Voice, print_json, print_table
     from heatproof.methods import build, methods
 
-    names = methods().names if every else split_names(method or [])
+    names = methods().names if every else typed.split_names(method or [])
     if not names:
         raise MethodError("no method was named; name some that `heatproof methods` lists, or pass --all.")
     rows = {name: methods()[name] for name in names}  # says at once if one does not exist
-    options = dict(read_option(text) for text in option or ())
+    options = typed.read_options(option)
     with Voice() as voice, contextlib.redirect_stdout(sys.stderr):
         voice.work("importing torch")
         from heatproof.audit import audit as examine

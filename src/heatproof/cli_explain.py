@@ -7,63 +7,43 @@ from typing import Annotated, Any
 
 import typer
 
-from heatproof.cli_typed import (
-    DEFAULT_MODEL,
-    AsJson,
-    Images,
-    Layers,
-    Methods,
-    Named,
-    Options,
-    Prompts,
-    Targets,
-    Weights,
-    check_types,
-    load_aimed,
-    make_folder,
-    read_option,
-    split_names,
-)
-from heatproof.errors import MethodError
+from heatproof import cli_typed as typed
 
 
 def explain(
-    images: Images,
-    model: Named = None,
-    method: Methods = None,
-    target: Targets = None,
-    layer: Layers = None,
-    weights: Weights = None,
-    prompt: Prompts = None,
-    composite: Annotated[str | None, typer.Option(help="Where lrp places its rules, short for --option composite=….")] = None,
-    option: Options = None,
+    images: typed.Images,
+    model: typed.Named = None,
+    method: typed.Methods = None,
+    target: typed.Targets = None,
+    layer: typed.Layers = None,
+    weights: typed.Weights = None,
+    prompt: typed.Prompts = None,
+    composite: typed.Composite = None,
+    option: typed.Options = None,
     classes: Annotated[int, typer.Option(help="Also tell this many of each image's highest classes.", min=0)] = 0,
     html: Annotated[bool, typer.Option("--html", help="Also write one self-contained page per image.")] = False,
     out: Annotated[Path, typer.Option("-o", "--out", help="The folder to write to.")] = Path("explanations"),
-    as_json: AsJson = False,
+    as_json: typed.AsJson = False,
 ) -> int:
     """Show where a model looked: a picture per image, method and target, and the maps themselves as safetensors."""
     from heatproof.console import Voice, print_json, print_table
     from heatproof.methods import methods
 
-    names = split_names(method or ["gradcam"])
-    rows = [methods()[name] for name in names]  # says at once if one does not exist
-    if not rows:
-        raise MethodError("--method names no method; `heatproof methods` lists them all.")
-    options = dict(read_option(text) for text in option or ()) | ({"composite": composite} if composite else {})
+    names = typed.read_methods(method)
+    options = typed.read_options(option, composite)
     with Voice() as voice, contextlib.redirect_stdout(sys.stderr):  # stdout is for the result alone
         voice.work("importing torch")
         from heatproof.files import Request, expand, explain_files, stems, write
-        from heatproof.methods import build
 
-        check_types([row.kind() for row in rows], options)
-        build(names, options)  # says if none of them knows an option
-        needed = model or target or prompt or weights or classes or any("model" in row.needs for row in rows)
-        voice.work(f"loading {model or DEFAULT_MODEL}")
-        aimed, targets = load_aimed(model or DEFAULT_MODEL, weights, prompt or [], target or []) if needed else (None, None)
+        typed.check_options(names, options)
+        needed = model or target or prompt or weights or classes or any("model" in methods()[name].needs for name in names)
+        voice.work(f"loading {model or typed.DEFAULT_MODEL}")
+        aimed, targets = (
+            typed.load_aimed(model or typed.DEFAULT_MODEL, weights, prompt or [], target or []) if needed else (None, None)
+        )
         paths, missing = expand(images)
-        make_folder(out)
-        layers = layer[0] if layer and len(layer) == 1 else layer or None
+        typed.make_folder(out)
+        layers = typed.read_layers(layer)
         # a page tells the highest classes, so it asks for them
         request = Request(aimed, names, targets, layers, options, classes or 5 * html)
         done, failed = [], [{"image": name, "error": text} for name, text in missing.items()]

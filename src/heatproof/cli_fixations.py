@@ -7,17 +7,17 @@ from typing import Annotated
 
 import typer
 
-from heatproof.cli_typed import AsJson, make_folder, split_names
+from heatproof import cli_typed as typed
 
 
 def fixations(
     folder: Annotated[Path, typer.Argument(help="A folder with images and their fixations in fixations.json.")],
     method: Annotated[
-        list[str] | None, typer.Option(help="Methods that need no model, repeated or with commas. Default: all of them.")
+        list[str] | None, typer.Option(help="typed.Methods that need no model, repeated or with commas. Default: all of them.")
     ] = None,
     blur: Annotated[float, typer.Option(help="Smooth every map by a Gaussian of this many degrees of visual angle.", min=0)] = 0,
     out: Annotated[Path, typer.Option("-o", "--out", help="The folder to write the chart and the figures to.")] = Path("bench"),
-    as_json: AsJson = False,
+    as_json: typed.AsJson = False,
 ) -> int:
     """Score maps that need no model, alone and times a centre prior, against where people looked."""
     from heatproof.console import Voice, print_json, print_table
@@ -27,19 +27,13 @@ def fixations(
         from heatproof.proof.fixation_data import read_fixations
         from heatproof.scale import fixations as scale
 
-        names = scale.model_free(split_names(method or []))
+        names = scale.model_free(typed.split_names(method or []))
         data, failed = read_fixations(folder)
-        make_folder(out)
+        typed.make_folder(out)
         for text in failed.values():
             voice.say(text)
         voice.work("scoring", len(data))
-        rows = []
-        for row in scale.score_images(data, scale.by_methods(names), blur):
-            rows.append(row)
-            if row.error is not None:
-                voice.say(row.error)
-                failed[row.name] = row.error
-            voice.step()
+        rows = voice.collect(scale.score_images(data, scale.by_methods(names), blur), failed)
         table = scale.summary(rows)
         chart, file = scale.write(table, rows, failed, out, blur)
     if as_json:

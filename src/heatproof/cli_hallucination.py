@@ -6,16 +6,16 @@ from typing import Annotated
 
 import typer
 
-from heatproof.cli_typed import AsJson, Weights
+from heatproof import cli_typed as typed
 
 
 def hallucination(
     model: Annotated[str, typer.Option(help="A vision transformer that takes prompts, by name.")] = "planted-clip",
-    weights: Weights = None,
+    weights: typed.Weights = None,
     scenes: Annotated[int, typer.Option(help="Planted scenes to score, four images each.", min=16)] = 160,
     probing: Annotated[int, typer.Option(help="Other scenes, for head weights and thresholds.", min=64)] = 160,
     seed: Annotated[int, typer.Option(help="Of all scenes.", min=0)] = 0,
-    as_json: AsJson = False,
+    as_json: typed.AsJson = False,
 ) -> int:
     """Measure on planted scenes whether scores see objects or only what these usually stand on, before and after CHILI."""
     from heatproof.console import Voice, print_json, print_table
@@ -28,12 +28,7 @@ def hallucination(
         voice.work(f"loading {model}")
         aimed = scale.aimed(load(model, weights))
         voice.work("scoring", scale.images(scenes, probing))
-
-        def step(count: int) -> None:
-            for _ in range(count):
-                voice.step()
-
-        found, heads = scale.measure(aimed, scenes, probing, seed, step)
+        found, heads = scale.measure(aimed, scenes, probing, seed, voice.step)
         table = scale.summary(found, seed)
     if as_json:
         print_json(scale.document(table, scenes))

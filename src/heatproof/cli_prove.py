@@ -8,37 +8,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from heatproof.cli_typed import (
-    DEFAULT_MODEL,
-    AsJson,
-    Images,
-    Layers,
-    Methods,
-    Named,
-    Options,
-    Prompts,
-    Targets,
-    Weights,
-    check_types,
-    load_aimed,
-    read_option,
-    split_names,
-)
-from heatproof.errors import InputError, MethodError
+from heatproof import cli_typed as typed
+from heatproof.errors import InputError
 
 if TYPE_CHECKING:
     from heatproof.proof.verdict import Verdict
 
 
 def prove(
-    images: Images,
-    model: Named = None,
-    method: Methods = None,
-    target: Targets = None,
-    layer: Layers = None,
-    weights: Weights = None,
-    prompt: Prompts = None,
-    option: Options = None,
+    images: typed.Images,
+    model: typed.Named = None,
+    method: typed.Methods = None,
+    target: typed.Targets = None,
+    layer: typed.Layers = None,
+    weights: typed.Weights = None,
+    prompt: typed.Prompts = None,
+    composite: typed.Composite = None,
+    option: typed.Options = None,
     test: Annotated[
         list[str] | None, typer.Option(help="Single tests besides, repeated or with commas. Default: deletion,insertion.")
     ] = None,
@@ -48,18 +34,14 @@ def prove(
         Path | None,
         typer.Option("-o", "--out", help="What to write: .html (one image), .json, or .safetensors (one method)."),
     ] = None,
-    as_json: AsJson = False,
+    as_json: typed.AsJson = False,
 ) -> int:
     """Cross-examine maps: is the score lost with what they point at, more than with the same shape elsewhere?"""
     from heatproof.console import Voice, print_json, print_table
-    from heatproof.methods import build, methods
 
-    names = split_names(method or ["gradcam"])
-    rows = [methods()[name] for name in names]  # says at once if one does not exist
-    if not rows:
-        raise MethodError("--method names no method; `heatproof methods` lists them all.")
+    names = typed.read_methods(method)
     _check_out(out, names)
-    options = dict(read_option(text) for text in option or ())
+    options = typed.read_options(option, composite)
     with Voice() as voice, contextlib.redirect_stdout(sys.stderr):  # stdout is for the result alone
         voice.work("importing torch")
         from heatproof.explain import explain
@@ -68,12 +50,11 @@ def prove(
         from heatproof.prove import RIVALS
         from heatproof.prove import prove as examine
 
-        check_types([row.kind() for row in rows], options)
-        build(names, options)  # says if none of them knows an option
-        tests = None if test is None else split_names(test)
+        typed.check_options(names, options)
+        tests = None if test is None else typed.split_names(test)
         plan(budget, len(by_name(tests)), len(RIVALS))  # likewise of the tests and the budget
-        voice.work(f"loading {model or DEFAULT_MODEL}")
-        aimed, targets = load_aimed(model or DEFAULT_MODEL, weights, prompt or [], target or [])
+        voice.work(f"loading {model or typed.DEFAULT_MODEL}")
+        aimed, targets = typed.load_aimed(model or typed.DEFAULT_MODEL, weights, prompt or [], target or [])
         paths, missing = expand(images)
         for text in missing.values():
             voice.say(text)
@@ -88,28 +69,22 @@ def prove(
         if paths:
             voice.work("explaining")
             asked = None if targets is None else [targets] * len(paths)
-            layers = layer[0] if layer and len(layer) == 1 else layer or None
-            explanations: Any = explain(aimed, [str(path) for path in paths], names, asked, layers, **options)
+            files = [str(path) for path in paths]
+            explanations = explain(aimed, files, names, asked, typed.read_layers(layer), **options)
             voice.work("proving", (budget or BUDGET) * len(names) * len(paths) * len(targets or [0]))
-
-            def step(count: int) -> None:
-                for _ in range(count):
-                    voice.step()
-
             for name, one in explanations.items():
                 aim = asked if one.targets is None else None
-                files = [str(path) for path in paths]
-                verdicts[name] = examine(aimed, files, one, tests, budget, seed, target=aim, progress=step)
+                verdicts[name] = examine(aimed, files, one, tests, budget, seed, target=aim, progress=voice.step)
                 stopped = verdicts[name].partial
                 if stopped:
                     break
             if out is not None and out.suffix.lower() == ".html":
-                from heatproof.dossier import INTERRUPTED, dossier
+                from heatproof.dossier import dossier
                 from heatproof.report.page import write_page
 
-                text = dossier(aimed, str(paths[0]), explanations, verdicts, options=options, progress=voice.work)
-                write_page(text, out)
-                stopped = stopped or INTERRUPTED in text
+                found = dossier(aimed, files[0], explanations, verdicts, options=options, progress=voice.work)
+                write_page(found.html, out)
+                stopped = found.partial
             elif out is not None:
                 _write(verdicts, out)
     if as_json:

@@ -7,71 +7,45 @@ from typing import Annotated
 
 import typer
 
-from heatproof.cli_typed import (
-    DEFAULT_MODEL,
-    AsJson,
-    Layers,
-    Methods,
-    Named,
-    Options,
-    Prompts,
-    Weights,
-    check_types,
-    make_folder,
-    read_option,
-    split_names,
-)
+from heatproof import cli_typed as typed
 
 
 def segmentation(
     folder: Annotated[Path, typer.Argument(help="A folder with images/, masks/ and perhaps targets.json.")],
-    model: Named = None,
-    method: Methods = None,
-    layer: Layers = None,
-    weights: Weights = None,
-    prompt: Prompts = None,
-    option: Options = None,
+    model: typed.Named = None,
+    method: typed.Methods = None,
+    layer: typed.Layers = None,
+    weights: typed.Weights = None,
+    prompt: typed.Prompts = None,
+    option: typed.Options = None,
     void: Annotated[int | None, typer.Option(help="Value of mask pixels that do not count, such as 255 in VOC.")] = None,
     out: Annotated[Path, typer.Option("-o", "--out", help="The folder to write the figures to.")] = Path("bench"),
-    as_json: AsJson = False,
+    as_json: typed.AsJson = False,
 ) -> int:
     """Score maps as segmentations of the object, and by where they point, over a folder of masks; the centre for comparison."""
     from heatproof.console import Voice, print_json, print_table
-    from heatproof.errors import MethodError
-    from heatproof.methods import build, methods
+    from heatproof.methods import methods
 
-    named = split_names(method or ["gradcam"])
-    if not named:
-        raise MethodError("--method names no method; `heatproof methods` lists them all.")
-    names = list(dict.fromkeys([*named, "center"]))
-    rows = [methods()[name] for name in names]  # says at once if one does not exist
-    options = dict(read_option(text) for text in option or ())
-    layers = layer[0] if layer and len(layer) == 1 else layer or None
+    names = list(dict.fromkeys([*typed.read_methods(method), "center"]))
+    options, layers = typed.read_options(option), typed.read_layers(layer)
     with Voice() as voice, contextlib.redirect_stdout(sys.stderr):
         voice.work("importing torch")
         from heatproof.masks import read_masked
         from heatproof.models import load
         from heatproof.scale import segmentation as scale
 
-        check_types([row.kind() for row in rows], options)
-        build(names, options)
+        typed.check_options(names, options)
         data, failed = read_masked(folder)
         aimed = None
-        if model or weights or prompt or any("model" in row.needs for row in rows):
-            voice.work(f"loading {model or DEFAULT_MODEL}")
-            loaded = load(model or DEFAULT_MODEL, weights)
+        if model or weights or prompt or any("model" in methods()[name].needs for name in names):
+            voice.work(f"loading {model or typed.DEFAULT_MODEL}")
+            loaded = load(model or typed.DEFAULT_MODEL, weights)
             aimed = scale.aimed(loaded.with_prompts(prompt) if prompt else loaded, data)
-        make_folder(out)
+        typed.make_folder(out)
         for text in failed.values():
             voice.say(text)
         voice.work("scoring", len(data))
-        found = []
-        for row in scale.score_images(data, aimed, names, layer=layers, options=options, void=void):
-            found.append(row)
-            if row.error is not None:
-                voice.say(row.error)
-                failed[row.name] = row.error
-            voice.step()
+        found = voice.collect(scale.score_images(data, aimed, names, layer=layers, options=options, void=void), failed)
         table = scale.summary(found)
         document = scale.document(table, found, failed, None if aimed is None else aimed.name)
         file = scale.write(document, out)

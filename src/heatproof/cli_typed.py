@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
 
 import typer
 
-from heatproof.errors import InputError
+from heatproof.errors import InputError, MethodError
 
 if TYPE_CHECKING:
     from heatproof.models.model import Model
@@ -32,6 +32,7 @@ Layers = Annotated[list[str] | None, typer.Option("--layer", help="Layers by nam
 Weights = Annotated[Path | None, typer.Option("--weights", help="Weights for the model: safetensors, or a torch state dict.")]
 Prompts = Annotated[list[str] | None, typer.Option("--prompt", help="A text that is a class of an image-text model; repeat it.")]
 Options = Annotated[list[str] | None, typer.Option("--option", help="An option of the methods, as in steps=64; repeat it.")]
+Composite = Annotated[str | None, typer.Option("--composite", help="Where lrp places its rules, short for --option composite=….")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
 
 
@@ -51,18 +52,51 @@ def read_option(text: str) -> tuple[str, Any]:
         return name, value
 
 
-def check_types(kinds: Sequence[type], options: dict[str, Any]) -> None:
-    """Say at once if an option is of a kind that the method does not declare: what is typed is not checked elsewhere."""
-    for kind in kinds:
-        hints = get_type_hints(kind)
-        for name, value in options.items():
-            allowed = get_args(hints.get(name)) or (hints.get(name, Any),)
+def read_options(given: Sequence[str] | None, composite: str | None = None) -> dict[str, Any]:
+    """Every `--option` by name, and what has a flag of its own."""
+    return dict(read_option(text) for text in given or ()) | ({"composite": composite} if composite else {})
+
+
+def read_methods(given: Sequence[str] | None) -> list[str]:
+    """Names of methods that exist, `gradcam` where none was typed.
+
+    Raises:
+        MethodError: no such method, or none at all.
+    """
+    from heatproof.methods import methods
+
+    names = split_names(given or ["gradcam"])
+    if not names:
+        raise MethodError("--method names no method; `heatproof methods` lists them all.")
+    for name in names:
+        methods()[name]  # says so if there is none
+    return names
+
+
+def read_layers(given: list[str] | None) -> str | list[str] | None:
+    """One layer by its name, several as a list."""
+    return given[0] if given and len(given) == 1 else given or None
+
+
+def check_options(names: Sequence[str], options: dict[str, Any]) -> None:
+    """Say at once if no method knows an option, or one is of a kind that its method does not declare.
+
+    Raises:
+        MethodError: an unknown option. InputError: another kind: what is typed is not checked elsewhere.
+    """
+    from heatproof.methods import build, methods
+
+    for name in names:
+        hints = get_type_hints(methods()[name].kind())
+        for key, value in options.items():
+            allowed = get_args(hints.get(key)) or (hints.get(key, Any),)
             if not all(isinstance(one, type) for one in allowed) or Any in allowed:
                 continue  # described by more than plain types: the method itself looks at it
             number = isinstance(value, int) and not isinstance(value, bool) and float in allowed
             if not (type(value) in allowed or number):
                 expected = " or ".join("none" if one is type(None) else one.__name__ for one in allowed)
-                raise InputError(f"--option {name}={value} is {type(value).__name__}; expected {expected}.")
+                raise InputError(f"--option {key}={value} is {type(value).__name__}; expected {expected}.")
+    build(names, options)
 
 
 def load_aimed(name: str, weights: Path | None, prompts: list[str], values: list[str]) -> tuple["Model", list[int] | None]:
@@ -88,8 +122,7 @@ def load_aimed(name: str, weights: Path | None, prompts: list[str], values: list
         whole = not parts or value in known or (model.takes_prompts and not all(map(is_known, parts)))
         wanted += [value] if whole else parts
     if model.takes_prompts:
-        new = [text for text in dict.fromkeys(wanted) if not is_known(text)]
-        model = model.with_prompts([*known, *new]) if new else model
+        model = model.knowing(text for text in wanted if not is_known(text))
         if not model.labels:
             raise InputError(f"{name} compares images with texts; pass at least one, as in --prompt 'a photo of a cat'.")
     if not wanted:

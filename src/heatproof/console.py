@@ -4,9 +4,9 @@ import json
 import math
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from rich.console import Console
 from rich.progress import (
@@ -25,6 +25,19 @@ PATIENCE = 2.0
 
 _WIDE = 160
 """Columns of a table that goes to a file or pipe."""
+
+
+@runtime_checkable
+class _Scored(Protocol):
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def error(self) -> str | None: ...
+
+
+Row = TypeVar("Row", bound=_Scored)
+"""What came of one image: its name, and why it failed if it did."""
 
 
 def one_line(value: Any) -> str:
@@ -61,10 +74,21 @@ class Voice:
         if self._bar is not None:
             self._bar.update(self._task, description=one_line(description), total=total, completed=0)
 
-    def step(self) -> None:
-        """One step is done."""
+    def step(self, count: int = 1) -> None:
+        """So many steps are done."""
         if self._bar is not None:
-            self._bar.advance(self._task)
+            self._bar.advance(self._task, count)
+
+    def collect(self, rows: Iterable[Row], failed: dict[str, str]) -> list[Row]:
+        """Rows as they come, a step for each; what went wrong is said at once, and noted in `failed` by name."""
+        found = []
+        for row in rows:
+            found.append(row)
+            if row.error is not None:
+                self.say(row.error)
+                failed[row.name] = row.error
+            self.step()
+        return found
 
     def _show(self) -> None:
         with self._lock:

@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -24,8 +24,14 @@ _CELLS = 8
 
 _CLASSES = 5
 
-INTERRUPTED = "The run was interrupted; what is shown is what was measured until then."
-"""The note on a page that lacks something for that reason."""
+_INTERRUPTED = "The run was interrupted; what is shown is what was measured until then."
+
+
+class Dossier(NamedTuple):
+    """A page of evidence, and whether it is `partial`: a run was interrupted, and the page says so."""
+
+    html: str
+    partial: bool
 
 
 def dossier(
@@ -39,7 +45,7 @@ def dossier(
     seeds: int = 2,
     options: Mapping[str, Any] | None = None,
     progress: Callable[[str], None] | None = None,
-) -> str:
+) -> Dossier:
     """One image's maps, verdicts, curves, sanity checks and effects as a page.
 
     Args:
@@ -55,7 +61,7 @@ def dossier(
 
     Returns:
         HTML, as `page()` makes it, with every verdict in the JSON inside. Interrupted with Ctrl-C, or of a proof that was,
-        a page of what was measured until then, with `INTERRUPTED` among its notes.
+        it is partial: a page of what was measured until then, which says so among its notes.
 
     Raises:
         InputError: an image that could not be read, or explanations of different images.
@@ -82,13 +88,14 @@ def dossier(
         for t in range(one.maps.shape[1]):
             findings[method, t] = finding(verdict, i, t, checked, points)
         notes += [note for note in verdict.notes if note not in notes]
-    notes += [INTERRUPTED] * stopped
+    notes += [_INTERRUPTED] * stopped
     data = {
         "verdicts": {method: json.loads(one.to_json()) for method, one in verdicts.items()},
         "sanity": {method: one.sentence for method, one in checks.items()},
         "sanity_curves": {method: one.table for method, one in checks.items()},
     }
-    return page(explanations, i, Extras(_classes(model, x), findings, notes, data, _provenance(verdicts, checks)))
+    extras = Extras(_classes(model, x), findings, notes, data, _provenance(verdicts, checks))
+    return Dossier(page(explanations, i, extras), stopped)
 
 
 def _provenance(verdicts: Mapping[str, Verdict], checks: Mapping[str, Sanity]) -> list[tuple[str, str]]:
@@ -104,9 +111,8 @@ def _aimed(model: Model, verdict: Verdict, i: int) -> tuple[Model, list[list[int
     """The model with the prompts that were explained among its classes, and where the targets are among them."""
     if not model.takes_prompts:
         return model, verdict.targets[i : i + 1].tolist()
-    names, known = verdict.target_names[i], list(model.labels or ())
-    new = [name for name in names if name not in known]
-    aimed = model.with_prompts([*known, *new]) if new else model
+    names = verdict.target_names[i]
+    aimed = model.knowing(names)
     return aimed, [[find_label(name, aimed.labels) for name in names]]
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, overload
 
 import torch
 from jaxtyping import Float, Int
@@ -19,12 +19,24 @@ from heatproof.errors import InputError, MethodError, ModelError
 from heatproof.explanation import Explanation, pixels_to_tensor
 from heatproof.images import Sources, to_uint8
 from heatproof.methods import Maps, Method, build, methods
-from heatproof.models import wrap
 from heatproof.models.batching import batch_limit
+from heatproof.models.loading import as_model
 from heatproof.models.model import Model, stack
 from heatproof.models.preprocess import RAW, Preprocess
 from heatproof.models.tape import Tape, placement, recording
 from heatproof.models.targets import check_targets, resolve_targets, strings_in
+
+
+@overload
+def explain(
+    model: Model | nn.Module | None, images: Any, method: str = ..., target: Any = None, layer: Any = None, **options: Any
+) -> Explanation: ...
+
+
+@overload
+def explain(
+    model: Model | nn.Module | None, images: Any, method: Sequence[str], target: Any = None, layer: Any = None, **options: Any
+) -> dict[str, Explanation]: ...
 
 
 def explain(
@@ -78,18 +90,14 @@ def _explain(
         options["layer"] = layer
     chosen = build(names, options)
     needs = {need for name in names for need in methods()[name].needs}
-    model = wrap(model) if isinstance(model, nn.Module) else model
-    if model is not None and not isinstance(model, Model):
-        raise ModelError(f"model is {type(model).__name__}; expected what hp.load(…) or hp.wrap(…) returns, a module, or None.")
+    model = None if model is None else as_model(model)
     if model is None and "model" in needs:
         needy = [name for name in names if "model" in methods()[name].needs]
         raise MethodError(f"method {needy[0]!r} needs a model and None came; pass hp.load(…) or hp.wrap(…).")
     sources = Sources.of(images)
     check_targets(target, len(sources))
-    if model is not None and model.takes_prompts:
-        known = model.labels or ()
-        new = [text for text in strings_in(target) if text not in known]
-        model = model.with_prompts([*known, *new]) if new else model
+    if model is not None:
+        model = model.knowing(strings_in(target))
     collected = _collect(model, sources, chosen, needs, target, layer)
     return {name: _assemble(name, one, model, collected, sources) for name, one in chosen.items()}
 

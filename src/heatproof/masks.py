@@ -120,6 +120,13 @@ def read_mask(
 
 
 def mask_values(image: Image.Image) -> Shaped[np.ndarray, "height width"]:
-    """A mask's pixels: grey, or the indices of a palette; of colours the highest channel, and transparency does not count."""
+    """A mask's pixels: grey, or the indices of a palette; of colours the highest channel, and transparency does not count.
+
+    Args:
+        image: of any mode.
+
+    Returns:
+        `(H, W)` in the image's own numbers, 0 for what is not marked.
+    """
     values = np.array(image if image.mode in ("1", "L", "P", "I", "I;16") else image.convert("RGB"))
     return values.max(2) if values.ndim == 3 else values

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from heatproof.aim import Aim
-from heatproof.errors import InputError, ModelError
+from heatproof.errors import InputError
 from heatproof.explain import chunks, explain, library_versions, target_name
 from heatproof.explanation import Explanation
 from heatproof.images import Sources
-from heatproof.models import wrap
+from heatproof.models.loading import as_model
 from heatproof.models.model import Model, stack
 from heatproof.models.tape import recording
 from heatproof.models.targets import check_targets
@@ -88,9 +88,7 @@ def _prove(
     target: Any,
     progress: Callable[[int], None] | None,
 ) -> Verdict:
-    model = wrap(model) if isinstance(model, nn.Module) else model
-    if not isinstance(model, Model):
-        raise ModelError(f"model is {type(model).__name__}; expected what hp.load(…) or hp.wrap(…) returns, or a module.")
+    model = as_model(model)
     spending = plan(budget, len(tests), len(RIVALS))
     sources = Sources.of(images)
     check_targets(target, len(sources))

@@ -7,10 +7,10 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from heatproof.errors import InputError, ModelError
+from heatproof.errors import InputError, MethodError
 from heatproof.explain import explain
 from heatproof.images import Sources
-from heatproof.models import wrap
+from heatproof.models.loading import as_model
 from heatproof.models.model import Model, stack
 from heatproof.models.targets import strings_in
 from heatproof.proof.bootstrap import Mean, bootstrap_mean
@@ -164,22 +164,16 @@ def sanity(
     """
     if isinstance(seeds, bool) or not isinstance(seeds, int) or seeds < 1:
         raise InputError(f"seeds={seeds!r}; expected how many draws, at least 1.")
-    model = wrap(model) if isinstance(model, nn.Module) else model
-    if not isinstance(model, Model):
-        raise ModelError(f"model is {type(model).__name__}; expected what hp.load(…) or hp.wrap(…) returns, or a module.")
-    if model.takes_prompts:
-        known = model.labels or ()
-        new = [text for text in strings_in(target) if text not in known]
-        model = model.with_prompts([*known, *new]) if new else model
+    if not isinstance(method, str):
+        raise MethodError(f"method={method!r}; expected one name. hp.methods() lists them all.")
+    model = as_model(model).knowing(strings_in(target))
     x = _read(images, model)
-    first = explain(model, x, [method], target, layer, **options)[method]  # type: ignore[index]
+    first = explain(model, x, method, target, layer, **options)
     targets = None if first.targets is None else first.targets.tolist()
     layers = list(first.layer) if layer is not None else None  # by name: a module of the user's is not in the copy
 
     def maps(one: Model, batch: Tensor) -> Tensor:
-        made = explain(one, batch, [method], targets, layers, **options)
-        assert isinstance(made, dict)  # a list of methods went in
-        return made[method].maps
+        return explain(one, batch, method, targets, layers, **options).maps
 
     forgetful = Forgetful(model, x)
     draws = tuple(range(seeds))
@@ -199,7 +193,7 @@ def sanity(
     if full is None:
         full = cascades["all at once"] = cascade(model, x, maps, seeds=draws, stages=1, forgetful=forgetful)
     pixels = model.preprocess.pixels(x)
-    edges = explain(None, pixels.cpu(), ["edges"])["edges"].maps  # type: ignore[index]
+    edges = explain(None, pixels.cpu(), "edges").maps
     shape = full.original.shape
     found = explained_by(full.original.flatten(0, 1), edges.expand(shape).flatten(0, 1))
     shares = {name: value.view(shape[:2]) for name, value in found.items()}

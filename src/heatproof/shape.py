@@ -11,7 +11,7 @@ from heatproof.errors import InputError, ModelError
 from heatproof.explain import explain
 from heatproof.explanation import Explanation
 from heatproof.images import Sources
-from heatproof.models import wrap
+from heatproof.models.loading import as_model
 from heatproof.models.model import Model, stack
 from heatproof.models.sites import Site
 from heatproof.models.tape import Tape, placement, recording
@@ -48,14 +48,9 @@ def shape(model: Model | nn.Module | None, image: Any, target: Any = None, metho
 
     Paper: Ha, Franchi, Moeller, Kolb, Blanz 2018, "Segmentation and Shape Extraction from Convolutional Neural Networks".
     """
-    model = wrap(model) if isinstance(model, nn.Module) else model
-    if not isinstance(model, Model):
-        raise ModelError(f"model is {type(model).__name__}; expected what hp.load(…) or hp.wrap(…) returns, or a module.")
+    model = as_model(model)
     x = _one(image, model)
-    if model.takes_prompts:
-        known = model.labels or ()
-        new = [text for text in strings_in(target) if text not in known]
-        model = model.with_prompts([*known, *new]) if new else model
+    model = model.knowing(strings_in(target))
     size = (x.shape[-2], x.shape[-1])
     first = _explained(model, x, target, method, options)
     if first.maps.shape[1] != 1 or first.targets is None or first.target_names is None:

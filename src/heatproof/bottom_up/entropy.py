@@ -86,7 +86,7 @@ def _codes(planes: Float[Tensor, "batch channels height width"], bins: int) -> I
 
 
 @compiled
-def _slide(codes, half, bins, table, out):  # type: ignore[no-untyped-def]
+def _slide(codes: np.ndarray, half: np.ndarray, bins: int, table: np.ndarray, out: np.ndarray) -> None:
     """Slide the window along each row; what enters and leaves changes one count, and with it one term of the sum.
 
     `S = (n log₂ n − Σ_k c_k log₂ c_k) / n` with `c_k` counts and `n` their sum

@@ -35,7 +35,7 @@ def averaged(
 
 
 @compiled
-def _average(image, mix, out):  # type: ignore[no-untyped-def]
+def _average(image: np.ndarray, mix: np.ndarray, out: np.ndarray) -> None:
     """Rows first, over the whole width, because that runs along memory; then the few columns of each mean."""
     channels, height, width = image.shape
     planes, tall, wide = out.shape
@@ -74,7 +74,7 @@ def stretched(maps: Float[Tensor, "maps h w"], size: tuple[int, int]) -> Float[T
 
 
 @compiled
-def _stretch(small, out):  # type: ignore[no-untyped-def]
+def _stretch(small: np.ndarray, out: np.ndarray) -> None:
     """Few rows are made wide, then every row of the result is between two of them: nothing but sums along memory."""
     tall, wide = small.shape
     height, width = out.shape

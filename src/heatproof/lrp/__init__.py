@@ -4,8 +4,8 @@ from heatproof.lrp.composites import Composite, Layer
 from heatproof.lrp.coverage import coverage
 from heatproof.lrp.method import LRP
 from heatproof.lrp.pixels import Flat, WSquare, ZBox
-from heatproof.lrp.rules import Epsilon, Rule, Zero
+from heatproof.lrp.rules import Epsilon, Passed, Rule, Zero
 from heatproof.lrp.signs import AlphaBeta, Gamma, ZPlus
 
-__all__ = ["LRP", "AlphaBeta", "Composite", "Epsilon", "Flat", "Gamma", "Layer", "Rule", "WSquare", "ZBox", "ZPlus",
-           "Zero", "coverage"]  # fmt: skip
+__all__ = ["LRP", "AlphaBeta", "Composite", "Epsilon", "Flat", "Gamma", "Layer", "Passed", "Rule", "WSquare", "ZBox",
+           "ZPlus", "Zero", "coverage"]  # fmt: skip

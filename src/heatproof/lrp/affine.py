@@ -34,7 +34,7 @@ class Affine:
         batch: number of images.
         shape: of the input.
         memory: what a rule computes once for all targets.
-        final: whether this is the last of them, so that what was kept may be used up.
+        final: whether this is the last of them and its rule the only one to read: what was kept may be used up.
     """
 
     place: str

@@ -1,7 +1,7 @@
 """Composites: which rule goes where, by what an operation is and how deep it lies."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from heatproof.errors import MethodError, nearest
@@ -45,8 +45,8 @@ class Composite:
             AttnLRP.
     """
 
-    convolution: Rule = Zero()  # noqa: RUF009 (rules are frozen)
-    linear: Rule = Zero()  # noqa: RUF009
+    convolution: Rule = field(default_factory=Zero)
+    linear: Rule = field(default_factory=Zero)
     pixels: Rule | None = None
     top: Rule | None = None
     choose: Callable[[Layer], Rule | None] | None = None

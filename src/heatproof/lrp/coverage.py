@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from heatproof.lrp.composites import Composite, composite
 from heatproof.lrp.propagation import LayerRow, Propagation, Row
-from heatproof.models import Model, wrap
+from heatproof.models import Model
+from heatproof.models.loading import as_model
 from heatproof.models.shadow import shadow
 from heatproof.models.tape import placement, recording, run
 
@@ -28,7 +29,7 @@ def coverage(model: Model | nn.Module, images: Any = None, rules: str | Composit
     Raises:
         ModelError: the model cannot take such an image. MethodError: no such composite.
     """
-    model = wrap(model) if isinstance(model, nn.Module) else model
+    model = as_model(model)
     x = _noise(model) if images is None else model.tensor(images)[:1]
     twin = shadow(model.module)
     prop = Propagation(twin, composite(rules, None, None, False), tolerant=True)

@@ -160,7 +160,11 @@ def _shape(func: Any, name: str, args: tuple, kwargs: dict) -> Any:
         carry_pixels(source, y, lambda t: func(t, *args[1:], **kwargs))
     elif source is not None and pixels_of(source) is not None and isinstance(y, list | tuple):
         for n, part in enumerate(y):
-            carry_pixels(source, part, lambda t, n=n: func(t, *args[1:], **kwargs)[n])  # type: ignore[misc]
+
+            def same_part(t: Tensor, n: int = n) -> Tensor:
+                return func(t, *args[1:], **kwargs)[n]
+
+            carry_pixels(source, part, same_part)
     return y
 
 

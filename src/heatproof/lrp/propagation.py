@@ -294,7 +294,8 @@ class Propagation(TorchFunctionMode):
 
     def _back(self, row: LayerRow, origin: Origin, gradient: Tensor) -> Passed:
         rule, layer = self.rule(row), row.layer
-        layer.rectified, layer.final = origin.rectified, self.final
+        # asked of the class itself: a rule derived from another, or made of several, may read on
+        layer.rectified, layer.final = origin.rectified, self.final and vars(type(rule)).get("uses_up", False)
         if self.ledger:
             row.arrived = layer.dot(layer.output, gradient)
         passed = rule(layer, gradient.contiguous())

@@ -33,8 +33,13 @@ class Passed:
 
 
 class Rule(ABC):
-    """How relevance passes through one weighted layer."""
+    """How relevance passes through one weighted layer.
 
+    Class attributes say what it reads: `needs_input`, `needs_output`, whether it is for `pixels_only`, and with `uses_up`
+    that for the last target it may work in the memory of what was kept.
+    """
+
+    uses_up: bool = False
     needs_input: bool = False
     needs_output: bool = True
     pixels_only: bool = False
@@ -75,6 +80,7 @@ class Epsilon(Rule):
     """
 
     epsilon: float = 1e-6
+    uses_up = True
 
     def __call__(self, layer: Affine, gradient: Tensor) -> Passed:
         if self.epsilon == 0:

@@ -31,6 +31,7 @@ class Gamma(Rule):
 
     gamma: float = 0.25
     needs_input = True
+    uses_up = True
 
     def __call__(self, layer: Affine, gradient: Tensor) -> Passed:
         if layer.rectified and _non_negative(layer):
@@ -83,6 +84,7 @@ class AlphaBeta(Rule):
     alpha: float = 2.0
     beta: float = 1.0
     needs_input = True
+    uses_up = True
 
     def __call__(self, layer: Affine, gradient: Tensor) -> Passed:
         parts = [(share, sign) for share, sign in ((self.alpha, 1), (-self.beta, -1)) if share]
@@ -105,6 +107,7 @@ class ZPlus(Rule):
     """
 
     needs_input = True
+    uses_up = True
 
     def __call__(self, layer: Affine, gradient: Tensor) -> Passed:
         return AlphaBeta(1.0, 0.0)(layer, gradient)

@@ -109,6 +109,12 @@ def wrap(
 def as_model(given: Any) -> Model:
     """What `load()` or `wrap()` returned as it is, and a module wrapped.
 
+    Args:
+        given: what came in the place of a model.
+
+    Returns:
+        A `Model`.
+
     Raises:
         ModelError: something else.
     """

@@ -1,6 +1,6 @@
 """`Model`: a module, how an image enters it, and what its scores are called."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -109,6 +109,22 @@ class Model:
             embedding = embedding_in(self._encoded(twin, texts), ("pooler_output", "text_embeds"))
             classifier = torch.nn.functional.normalize(embedding.float(), dim=-1).T.contiguous()
         return replace(self, labels=tuple(texts), readout=replace(self.readout, classifier=classifier))
+
+    def knowing(self, texts: Iterable[Any]) -> "Model":
+        """The same model with these texts among its classes, behind those that it has.
+
+        Args:
+            texts: prompts; those that are classes already keep their place.
+
+        Returns:
+            Another `Model`, or this one where nothing is new or where classes are no texts.
+
+        Raises:
+            ModelError: the text encoder or the tokenizer stumbled. InputError: texts that are none.
+        """
+        known = self.labels or ()
+        new = [text for text in dict.fromkeys(texts) if text not in known] if self.takes_prompts else []
+        return self.with_prompts([*known, *new]) if new else self
 
     def _encoded(self, twin: nn.Module, texts: list[str]) -> Any:
         """What the text encoder makes of texts.

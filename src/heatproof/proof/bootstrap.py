@@ -1,18 +1,19 @@
 """How sure a mean is, from the sample itself."""
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
 
 
-class Mean(NamedTuple):
+@dataclass(frozen=True)
+class Mean:
     """A mean and its confidence interval."""
 
     value: float
     low: float
     high: float
-    count: int  # type: ignore[assignment]  # tuples have a method of that name
+    count: int
 
 
 def bootstrap_mean(values: Float[np.ndarray, " count"], level: float = 0.95, draws: int = 2000, seed: int = 0) -> Mean:

@@ -117,8 +117,6 @@ class Card:
     def to_json(self) -> str:
         """Everything as one JSON document."""
         document = asdict(self) | {
-            "localisation": {name: one._asdict() for name, one in self.localisation.items()},
-            "kept": None if self.kept is None else self.kept._asdict(),
             "finds": self.finds,
             "misses": self.misses,
             "sentences": self.sentences,

@@ -67,6 +67,9 @@ def as_numbers(maps: Any) -> Float[Tensor, "..."]:
     Args:
         maps: a tensor, an array, nested lists of them or of numbers, or something that has them as `.maps`.
 
+    Returns:
+        The same shape and values, in memory of its own unless it was such a tensor already.
+
     Raises:
         InputError: no numbers, or rows of different lengths.
     """

@@ -146,17 +146,22 @@ def fitted(test: Test, elastic: bool, subject: Subject, forwards: int, most: int
     if test.cost(subject, 2) == test.cost(subject, 1):
         if elastic and hasattr(test, "samples"):
             affordable = test.samples * forwards * each // max(1, test.cost(subject, 1))
-            test = replace(test, samples=max(_LEAST_SAMPLES, min(test.samples, affordable)))  # type: ignore[type-var]
+            test = _changed(test, samples=max(_LEAST_SAMPLES, min(test.samples, affordable)))
         return test, min(most, _FREE_COPIES)
     if elastic:
         wanted = max(2, round(math.sqrt(forwards)))
-        test = replace(test, repeats=1) if hasattr(test, "repeats") else test  # type: ignore[type-var]
+        test = _changed(test, repeats=1) if hasattr(test, "repeats") else test
         for option in ("steps", "regions"):
             if hasattr(test, option):
-                test = replace(test, **{option: min(getattr(test, option), wanted)})  # type: ignore[type-var]
+                test = _changed(test, **{option: min(getattr(test, option), wanted)})
         if hasattr(test, "fractions"):  # in both orders, so each of them costs two
-            test = replace(test, fractions=_thinned(test.fractions, max(2, round(math.sqrt(forwards / 2)))))  # type: ignore[type-var]
+            test = _changed(test, fractions=_thinned(test.fractions, max(2, round(math.sqrt(forwards / 2)))))
     return test, max(0, min(most, forwards * each // max(1, test.cost(subject, 1)) - 1))
+
+
+def _changed(test: Test, **options: Any) -> Test:
+    changed: Any = test  # a dataclass, which no protocol can say
+    return replace(changed, **options)
 
 
 def _thinned(fractions: tuple[float, ...], count: int) -> tuple[float, ...]:

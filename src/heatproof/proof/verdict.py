@@ -249,10 +249,10 @@ def _assembled(tensors: Mapping[str, Tensor], header: dict[str, Any]) -> dict[st
     rivals, tests = header.pop("rivals"), header.pop("tests")
     header["names"], header["notes"] = tuple(header["names"]), tuple(header["notes"])
     header["rivals"] = {name: tensors[f"rivals/{name}"] for name in rivals}
-    header["tests"] = {
-        name: Tested(higher_is_better=higher, **{part: tensors.get(f"tests/{name}/{part}") for part in _TESTED})  # type: ignore[arg-type]
-        for name, higher in tests.items()
-    }
+    header["tests"] = {}
+    for name, higher in tests.items():
+        parts: dict[str, Any] = {part: tensors.get(f"tests/{name}/{part}") for part in _TESTED}
+        header["tests"][name] = Tested(higher_is_better=higher, **parts)
     return {name: tensors[name] for name in _TENSORS} | header
 
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -155,7 +155,7 @@ def document(
 ) -> dict[str, Any]:
     """Everything in plain values, for JSON: the summary, each image's scores, and why images failed."""
     return {
-        "summary": [{"map": kind, **{name: _plain(mean._asdict()) for name, mean in row.items()}} for kind, row in table.items()],
+        "summary": [{"map": kind, **{name: _plain(asdict(mean)) for name, mean in row.items()}} for kind, row in table.items()],
         "images": {row.name: {kind: _plain(one) for kind, one in row.scores.items()} for row in rows if row.error is None},
         "failed": dict(failed),
         "conventions": {

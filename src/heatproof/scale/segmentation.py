@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -53,13 +53,10 @@ def aimed(model: Model, data: Sequence[Masked]) -> Model:
     Raises:
         ModelError: an image–text model, and no prompt at all.
     """
-    if not model.takes_prompts:
-        return model
-    known = model.labels or ()
-    new = dict.fromkeys(one.target for one in data if isinstance(one.target, str) and one.target not in known)
-    if not known and not new:
+    model = model.knowing(one.target for one in data if isinstance(one.target, str))
+    if model.takes_prompts and not model.labels:
         raise ModelError(f"{model.name} compares images with texts and there is none; pass --prompt, or write targets.json.")
-    return model.with_prompts([*known, *new]) if new else model
+    return model
 
 
 def score_images(
@@ -232,7 +229,7 @@ def document(
 
 def _plain(value: float | Mean) -> Any:
     if isinstance(value, Mean):
-        return {key: number if np.isfinite(number) else None for key, number in value._asdict().items()}
+        return {key: number if np.isfinite(number) else None for key, number in asdict(value).items()}
     return value
 
 

@@ -178,10 +178,7 @@ def _rows(
 def _weights(model: Model, batch: list[_Item], alpha: float, binarise: str) -> Float[Tensor, "pairs layers heads"]:
     """`1 − exp(−α · IoU)` of every head on every pair."""
     prompts = [item.prompt for item in batch]
-    texts = [prompt for prompt in dict.fromkeys(prompts) if isinstance(prompt, str)]
-    if model.takes_prompts and texts:
-        known = model.labels or ()
-        model = model.with_prompts([*known, *(text for text in texts if text not in known)])
+    model = model.knowing(prompt for prompt in prompts if isinstance(prompt, str))
 
     def aim(scores: Tensor, which: slice) -> Tensor:
         rows = list(range(len(batch)))[which]

@@ -14,7 +14,7 @@ from torch import Tensor
 from heatproof.errors import InputError, MethodError, nearest
 from heatproof.storage import load_tensors, save_tensors
 
-_WHAT = "head weights"
+_WHAT = "a file of head weights"
 
 BINARISATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "positive": lambda maps: maps > 0,

@@ -166,7 +166,7 @@ def label_heads(
 
     Raises:
         ModelError: no text encoder, or no attention that writes to the embedding. InputError: an image that cannot be
-            read, fewer than two images, no texts, or none asked for.
+            read, fewer than two images, no texts, or a top or rank below 1.
 
     Misleads where the bank has no word for what a head does: the best of the wrong words is listed too, with a small
     share of the variance.
