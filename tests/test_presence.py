@@ -67,7 +67,7 @@ def test_the_same_seed_draws_the_same_scenes():
     assert np.array_equal(first, second)
     assert np.array_equal(first, twins_auroc([2 * there[0]], [2 * absent[0]], draws=50, seed=1)[1])
     perfect, always = twins_auroc([absent[0] + 99], absent, draws=50)
-    assert perfect[:3] == pytest.approx((1, 1, 1))
+    assert (perfect.value, perfect.low, perfect.high) == pytest.approx((1, 1, 1))
     assert always == pytest.approx(np.ones(50))
 
 
