@@ -111,7 +111,8 @@ def main() -> None:
         for label, ratio in result.items():
             print(f"  {label:44} {ratio}")
         if given.memory:
-            found = {label: peak(call) for label, call in contenders(name, net, x).items()}
+            # each on a network of its own: Captum leaves tensors on the modules, which every copy of the network then has
+            found = {label: peak(contenders(name, network(name), x)[label]) for label in result}
             first = next(iter(found.values()))
             for label, size in found.items():
                 print(f"  {label:44} {size:6.1f} MiB {size / first:5.2f}×")
