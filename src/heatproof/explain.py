@@ -207,7 +207,6 @@ def _watch(chosen: dict[str, Method], needs: set[str]) -> Any:
 
 
 def _take(found: _Collected, tape: Tape | _Scene, chosen: dict[str, Method], rows: Sequence[int]) -> None:
-    found.pixels.append(pixels_to_tensor(to_uint8(tape.pixels)))
     for name, one in chosen.items():
         # autocast is for the model; what needs none would only lose precision
         with nullcontext() if "model" in methods()[name].needs else torch.autocast(tape.pixels.device.type, enabled=False):
@@ -226,6 +225,7 @@ def _take(found: _Collected, tape: Tape | _Scene, chosen: dict[str, Method], row
                 scanpath=_kept(result.scanpath),
             )
         )
+    found.pixels.append(pixels_to_tensor(to_uint8(tape.pixels)))  # last: a method may be what takes most memory
 
 
 def _kept(result: Tensor | None) -> Any:

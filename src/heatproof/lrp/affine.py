@@ -196,8 +196,8 @@ class Affine:
 
 def dot(first: Tensor, second: Tensor, batch: int) -> Tensor:
     """`Σ first · second` for each image, `(batch,)`, without writing the product."""
-    pair = (t.reshape(batch, -1) for t in (first, second))
-    return torch.linalg.vecdot(*pair).double()
+    images = zip(*(t.reshape(batch, -1) for t in (first, second)), strict=True)
+    return torch.stack([torch.dot(*image) for image in images]).double()  # `vecdot` writes it
 
 
 def per_image(values: Tensor, batch: int) -> Tensor:

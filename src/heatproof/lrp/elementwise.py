@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from heatproof.lrp.arguments import replaced, signal, tensors
-from heatproof.lrp.functions import Ratio
+from heatproof.lrp.functions import Through
 from heatproof.lrp.propagation import Propagation, Row
 from heatproof.lrp.tags import Pixels, carry_gate, drop_tags, mark_gate, pixels_of, scale_pixels, set_pixels
 
@@ -16,7 +16,7 @@ GATES = frozenset({"sigmoid", "hardsigmoid", "softmax", "tanh"})
 
 
 def activation(prop: Propagation, func: Any, name: str, args: tuple, kwargs: dict) -> Any:
-    """An activation: all relevance goes through; what it gives at zero is a constant."""
+    """An activation: all relevance goes through, `g · (f(x) − f(0)) / x`; what it gives at zero is a constant."""
     x = args[0] if args else kwargs["input"]
     rest = args[1:]
     if any(signal(value) for value in tensors(rest, kwargs) if value is not x) or not signal(x):
@@ -27,7 +27,16 @@ def activation(prop: Propagation, func: Any, name: str, args: tuple, kwargs: dic
     if not math.isfinite(at_zero):
         raise prop.no_rule(name)
     row = prop.row(name, "R_in = R_out")
-    z = Ratio.apply(x, [y], at_zero)
+    kept = prop.keep(x)
+
+    def back(gradient: Tensor) -> tuple[Tensor, None]:
+        # made anew: kept since the forward it would take as much memory as all else that a transformer keeps
+        value = prop.take(kept)
+        ratio = func(value, *rest, **kwargs)
+        ratio = (ratio.sub_(at_zero) if at_zero else ratio).div_(value)
+        return ratio.nan_to_num_(0.0, math.inf, -math.inf).mul_(gradient), None  # 0 / 0 where nothing came in
+
+    z = Through.apply(x, None, [y], back)
     if at_zero:
         prop.constant(z, torch.full((), at_zero, dtype=z.dtype, device=z.device), "bias", row)
     if name in GATES:
@@ -108,6 +117,7 @@ def overwrite(prop: Propagation, target: Tensor, args: tuple, kwargs: dict) -> T
 
 def put(prop: Propagation, target: Tensor, values: Tensor) -> Tensor:
     """Write a signal over a tensor; if that is a view of constants, the others of them become part of a signal."""
+    prop.before_writing(target)
     if signal(target) or not target._is_view():
         return drop_tags(target.copy_(values))
     whole, added = _outside(prop, target, ...)

@@ -10,33 +10,21 @@ from torch.autograd import Function
 Account = Callable[[Tensor, Tensor], None]
 """Called in the backward with a value and the `R / a` that belongs to it."""
 
+Back = Callable[[Tensor], tuple[Tensor | None, Tensor | None]]
+"""From `R / z` at the output to `R / a` at the input, and to relevance of pixels."""
+
 
 class Through(Function):
-    """A weighted layer: `z` forward, its rule backward. The carrier takes relevance that a rule gives to pixels."""
+    """Any result `z`, with a backward of its own. The carrier takes relevance that a rule gives to pixels."""
 
     @staticmethod
-    def forward(ctx: Any, a: Tensor, carrier: Tensor | None, z: list[Tensor], back: Callable[[Tensor], Any]) -> Tensor:
+    def forward(ctx: Any, a: Tensor, carrier: Tensor | None, z: list[Tensor], back: Back) -> Tensor:
         ctx.back = back
         return z.pop()
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:
-        passed = ctx.back(gradient)
-        return passed.gradient, passed.relevance, None, None
-
-
-class Ratio(Function):
-    """An activation: all of the relevance goes through, `g · (f(x) − f(0)) / x`."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, y: list[Tensor], at_zero: float) -> Tensor:
-        # autograd lets go of it once the last backward has passed
-        ctx.save_for_backward(torch.div(y[0] - at_zero if at_zero else y[0], x).masked_fill_(x == 0, 0))
-        return y.pop()
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Any:
-        return gradient * ctx.saved_tensors[0], None, None
+        return *ctx.back(gradient), None, None
 
 
 class LayerNorm(Function):

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from heatproof.errors import InputError, MethodError
 from heatproof.lrp.composites import composite
 from heatproof.lrp.propagation import COLUMNS, MixedBatch, Propagation
+from heatproof.lrp.tags import drop_tags
 from heatproof.methods import Maps
 from heatproof.models.sites import Site
 from heatproof.models.tape import Tape, as_tensor, on_run, recording, run
@@ -127,7 +128,7 @@ class LRP:
                         "the scores do not depend differentiably on the input or the layer (a detach(), argmax or numpy step "
                         "inside the model cuts the graph); scorecam and ablationcam need no gradient."
                     )
-                return scores
+            return drop_tags(scores)  # they hold the last layer's input
         finally:
             for handle in handles:
                 handle.remove()

@@ -67,9 +67,9 @@ def handle(prop: Propagation, func: Any, args: tuple, kwargs: dict) -> Any:
     bare = "relu" if bare == "relu_" else bare
     if _rectifies(bare, args, kwargs):
         prop.rectified(args[0] if args else kwargs["input"])
-    if written is not None:
-        prop.before_writing(written, rectifying=bare == "relu")
     if (written is not None and (bare in ("relu", "dropout") or bare in SHAPES)) or name in ("zero_", "requires_grad_"):
+        if written is not None:
+            prop.before_writing(written, rectifying=bare == "relu")
         return drop_tags(func(*args, **kwargs))
     if written is not None and name in ("copy_", "fill_"):
         return elementwise.overwrite(prop, written, args, kwargs)

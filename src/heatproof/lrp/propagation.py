@@ -20,7 +20,7 @@ from heatproof.lrp.affine import Affine, dot
 from heatproof.lrp.arguments import replaced, tensors
 from heatproof.lrp.composites import Composite, Layer
 from heatproof.lrp.functions import Tap, Through
-from heatproof.lrp.rules import Passed, Rule
+from heatproof.lrp.rules import Rule
 from heatproof.lrp.seen import Seen, transformed
 from heatproof.lrp.tags import Origin, Pixels, origin_of, pixels_of, set_origin, set_pixels
 from heatproof.models.operations import operation
@@ -51,10 +51,27 @@ class Row:
 
 @dataclass(eq=False, kw_only=True)
 class LayerRow(Row):
-    """A weighted layer in the ledger, and the row of the same with its batch norm."""
+    """A weighted layer in the ledger, and the row of the same with its batch norm.
+
+    `reads` and `relus` count what took its output, and what of it hands nothing down to negative values.
+    """
 
     layer: Affine
     merged: "LayerRow | None" = None
+    reads: int = 0
+    relus: int = 0
+
+    @property
+    def rectified(self) -> bool:
+        """Whether no negative output can get relevance."""
+        return 0 < self.reads == self.relus
+
+
+@dataclass(eq=False)
+class Kept:
+    """A value that a backward will read."""
+
+    value: Tensor | None
 
 
 def on_gradient(y: Tensor, then: Callable[[Tensor], None]) -> None:
@@ -94,14 +111,14 @@ class Propagation(TorchFunctionMode):
         self.seen = Seen()
         self._places = [""]
         self.final = False
-        self._savers: dict[int, list[ref[Affine]]] = {}
+        self._savers: dict[int, list[tuple[ref[Any], str]]] = {}
         self._stack = ExitStack()
 
     def begin(self, x: Tensor) -> Tensor:
         """Make `x` the input: what the module must be run on."""
         self.batch = len(x)
         self.leaf = x.detach().requires_grad_()
-        self.carrier = torch.zeros_like(x).requires_grad_()
+        self.carrier = x.new_zeros(()).expand_as(x).requires_grad_()  # only its gradient is ever read
         root = self.leaf.clone()
         self.seen.add(root)
         if self.composite.pixels is not None or self.composite.choose is not None:
@@ -214,10 +231,10 @@ class Propagation(TorchFunctionMode):
     def watch(self, y: Tensor, row: Row) -> None:
         """In the full ledger, note what relevance arrives at an operation's output."""
         if self.ledger:
-            value = y.detach().clone()  # what follows may write in place
+            kept = self.keep(y)
 
             def arrived(gradient: Tensor) -> None:
-                amount = self.relevance(value, gradient)
+                amount = self.relevance(self.take(kept), gradient)
                 row.arrived = amount if row.arrived is None else row.arrived + amount
 
             on_gradient(y, arrived)
@@ -234,8 +251,8 @@ class Propagation(TorchFunctionMode):
             self.absorb(row, column, -self.relevance(value, gradient))
 
         y = func(*(Tap.apply(t, handed_down) if t.requires_grad else t for t in inputs))
-        value = y.detach().clone()
-        on_gradient(y, lambda gradient: self.absorb(row, column, self.relevance(value, gradient)))
+        kept = self.keep(y)
+        on_gradient(y, lambda gradient: self.absorb(row, column, self.relevance(self.take(kept), gradient)))
         return y
 
     # --- weighted layers ----------------------------------------------------------------------------------------
@@ -248,18 +265,17 @@ class Propagation(TorchFunctionMode):
         layer.kept_pixels = None if pixels is None else (pixels.low, pixels.high, pixels.inside)
         if pixels is not None or self.composite.needs_input:
             layer.kept_input = a.detach()
-            self._keep(layer, layer.kept_input)
+            self._guard(layer, "kept_input")
         if pixels is not None or self.composite.needs_output or self.ledger:
             layer.kept_output = z.detach()
-            self._keep(layer, layer.kept_output)
+            self._guard(layer, "kept_output")
         row = LayerRow(self.place, op, layer=layer)
         self.rows.append(row)
         self.layers.append(row)
-        origin = Origin(row, a, 0)
         carrier = None if pixels is None else pixels.carrier
-        y: Tensor = Through.apply(a, carrier, [z], lambda gradient: self._back(row, origin, gradient))
-        origin.version = y._version
-        set_origin(y, origin)
+        # the graph must not hold the input: for a batch norm to come it is on the output's tag, which goes with the output
+        y: Tensor = Through.apply(a, carrier, [z], lambda gradient: self._back(row, gradient))
+        set_origin(y, Origin(row, a, y._version))
         return y
 
     def merged(self, y: Tensor, scale: Tensor, mean: Tensor, shift: Tensor | None, norm: Callable[[], Tensor]) -> Tensor | None:
@@ -292,10 +308,10 @@ class Propagation(TorchFunctionMode):
         seen = Layer(row.place, layer.kind, number / max(last, 1), layer.kept_pixels is not None, number == last)
         return self.composite.rule(seen)
 
-    def _back(self, row: LayerRow, origin: Origin, gradient: Tensor) -> Passed:
+    def _back(self, row: LayerRow, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
         rule, layer = self.rule(row), row.layer
         # asked of the class itself: a rule derived from another, or made of several, may read on
-        layer.rectified, layer.final = origin.rectified, self.final and vars(type(rule)).get("uses_up", False)
+        layer.rectified, layer.final = row.rectified, self.final and vars(type(rule)).get("uses_up", False)
         if self.ledger:
             row.arrived = layer.dot(layer.output, gradient)
         passed = rule(layer, gradient.contiguous())
@@ -307,24 +323,39 @@ class Propagation(TorchFunctionMode):
             self.absorb(row, column, getattr(passed, column))
         if self.final:
             layer.release()
-        return passed
+        return passed.gradient, passed.relevance
 
     def count_reads(self, *values: Tensor) -> None:
         """Something takes the outputs of these layers."""
         for value in values:
             origin = origin_of(value)
             if origin is not None:
-                origin.reads += 1
+                origin.row.reads += 1
 
     def rectified(self, value: Tensor) -> None:
         """What takes this output hands nothing down to negative values."""
         origin = origin_of(value)
         if origin is not None:
-            origin.relus += 1
+            origin.row.relus += 1
 
-    def _keep(self, layer: Affine, value: Tensor) -> None:
+    def keep(self, value: Tensor) -> Kept:
+        """A value for the backward, without a copy unless something writes into it."""
+        kept = Kept(value.detach())
+        self._guard(kept, "value")
+        return kept
+
+    def take(self, kept: Kept) -> Tensor:
+        """The value that was kept; after the last backward it is gone."""
+        value = kept.value
+        assert value is not None
+        if self.final:
+            kept.value = None
+        return value
+
+    def _guard(self, holder: Any, name: str) -> None:
         # weakly: a convolution whose batch norm has made it part of another layer is done with
-        self._savers.setdefault(value.untyped_storage().data_ptr(), []).append(ref(layer))
+        pointer = getattr(holder, name).untyped_storage().data_ptr()
+        self._savers.setdefault(pointer, []).append((ref(holder), name))
 
     def before_writing(self, target: Tensor, rectifying: bool = False) -> None:
         """Something is about to write into a tensor: rules that still need its values take a copy.
@@ -333,14 +364,16 @@ class Propagation(TorchFunctionMode):
         """
         pointer = target.untyped_storage().data_ptr()
         origin = origin_of(target)
-        spared = origin.row.layer if rectifying and origin is not None and origin.rectified else None
-        for layer in {alive for saver in self._savers.pop(pointer, ()) if (alive := saver()) is not None}:
-            for name in ("kept_input", "kept_output"):
-                value = getattr(layer, name)
-                if layer is spared and name == "kept_output":
-                    self._savers[pointer] = [ref(layer)]  # until the next write
-                elif value is not None and value.untyped_storage().data_ptr() == pointer:
-                    setattr(layer, name, value.clone())
+        spared = origin.row.layer if rectifying and origin is not None and origin.row.rectified else None
+        for saver, name in self._savers.pop(pointer, ()):
+            holder = saver()
+            value = getattr(holder, name, None)
+            if value is None or value.untyped_storage().data_ptr() != pointer:
+                continue
+            if holder is spared and name == "kept_output":
+                self._guard(holder, name)  # until the next write
+            else:
+                setattr(holder, name, value.clone())
 
     def no_rule(self, op: str, hint: str = "") -> MethodError:
         """The error for an operation that relevance cannot pass."""

@@ -12,25 +12,17 @@ _GATE, _PIXELS, _ORIGIN = "_lrp_gate", "_lrp_pixels", "_lrp_origin"
 
 @dataclass
 class Origin:
-    """The weighted layer that a tensor came out of, and what has been done with it since.
+    """The weighted layer that a tensor came out of.
 
     Args:
         row: of the layer in the ledger.
         input: of the layer.
         version: of the tensor; with another one it has been written into.
-        reads, relus: how many operations took it, and how many of them hand nothing down to negative values.
     """
 
     row: Any
     input: Tensor
     version: int
-    reads: int = 0
-    relus: int = 0
-
-    @property
-    def rectified(self) -> bool:
-        """Whether no negative value can get relevance."""
-        return 0 < self.reads == self.relus
 
 
 @dataclass
