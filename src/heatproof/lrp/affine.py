@@ -171,8 +171,10 @@ class Affine:
         return one.flatten(1, 2), other.flatten(1, 2)
 
     def back(self, s: Tensor) -> Tensor:
-        """`(scale · W)ᵀ s`, without making that matrix."""
-        return self.transposed(s if self.scale is None else s * self.per_channel(self.scale, s), self.weight)
+        """`(scale · W)ᵀ s`; what is smaller is scaled."""
+        if self.scale is None or self.weight.numel() < s.numel():
+            return self.transposed(s, self.whole_weight)
+        return self.transposed(s * self.per_channel(self.scale, s), self.weight)
 
     def per_channel(self, values: Tensor, like: Tensor) -> Tensor:
         """One number per output channel, shaped to multiply `z`."""

@@ -60,6 +60,15 @@ def add(prop: Propagation, func: Any, name: str, args: tuple, kwargs: dict) -> A
     return y
 
 
+def add_to(prop: Propagation, func: Any, name: str, args: tuple, kwargs: dict) -> Tensor:
+    """A signal added to another in its own memory, as in a residual sum: autograd needs neither of them."""
+    prop.before_writing(args[0])
+    row = prop.row(name.strip("_"))
+    y: Tensor = drop_tags(func(*args, **kwargs))
+    prop.watch(y, row)
+    return y
+
+
 def _constant_part(func: Any, args: tuple, kwargs: dict, y: Tensor, before: Tensor) -> Tensor:
     """What an addition gives when its signal is zero."""
     with torch.no_grad():

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from heatproof.lrp import elementwise, layers, products
-from heatproof.lrp.arguments import detached, replaced, tensors
+from heatproof.lrp.arguments import detached, replaced, signal, tensors
 from heatproof.lrp.propagation import Propagation
 from heatproof.lrp.tags import carry_gate, carry_pixels, drop_tags, mark_gate, pixels_of
 from heatproof.models.operations import is_composed, opened, operation
@@ -71,6 +71,8 @@ def handle(prop: Propagation, func: Any, args: tuple, kwargs: dict) -> Any:
         if written is not None:
             prop.before_writing(written, rectifying=bare == "relu")
         return drop_tags(func(*args, **kwargs))
+    if bare in ADDS and written is not None and len(args) > 1 and signal(written) and signal(args[1]):
+        return elementwise.add_to(prop, func, bare, args, kwargs)
     if written is not None and name in ("copy_", "fill_"):
         return elementwise.overwrite(prop, written, args, kwargs)
     if written is not None and bare not in ADDS and bare not in ACTIVATIONS:
