@@ -114,6 +114,21 @@ def test_finetuned_vit_of_another_size(tmp_path):
     assert model.labels is None
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_loads_by_name(tmp_path, family):
+    name, size, *_ = FAMILIES[family]
+    size = FULL if family == "vit" else size
+    module = build(name, num_classes=7).eval()
+    save(module.state_dict(), tmp_path / "w.safetensors")
+    model = hp.load(f"torchvision/{name}", weights=tmp_path / "w.safetensors")
+    x = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(1))
+    if hasattr(module, "transform_input"):  # its own weights expect it, and torchvision builds it so around them
+        module.transform_input = True
+    with torch.no_grad():
+        assert torch.equal(model.scores(x), module(x))
+    assert model.labels is None
+
+
 @pytest.mark.parametrize("name", ["mnasnet0_5", "squeezenet1_1", "googlenet", "shufflenet_v2_x0_5"])
 def test_weights_of_the_usual_classes_keep_the_labels(tmp_path, name):
     module = build(name)

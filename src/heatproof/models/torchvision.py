@@ -99,6 +99,8 @@ def _built(name: str, state: Mapping[str, Tensor], meta: Mapping[str, Any], clas
         options = {"image_size": math.isqrt(tokens) * state["conv_proj.weight"].shape[-1]}
     elif name == "maxvit_t":
         options = {"input_size": tuple(meta["min_size"])}
-    with torch.device("meta"):
-        head = last_linear(torchvision.models.get_model(name, weights=None, **options))
-    return torchvision.models.get_model(name, weights=None, num_classes=class_count(state, [head]) or classes, **options)
+    module = torchvision.models.get_model(name, weights=None, **options)
+    found = class_count(state, [last_linear(module)])
+    if found is None or found == classes:
+        return module
+    return torchvision.models.get_model(name, weights=None, num_classes=found, **options)
