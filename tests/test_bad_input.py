@@ -245,7 +245,7 @@ def test_a_model_that_is_none(wrong: Any) -> None:
     ("layer", "words"),
     [
         ("con", ["'con'", "'conv'", "named_modules"]),
-        ("", ["no layer ''"]),
+        ("", ["no layer ''", "''. named_modules"]),
         ("head", ["head", "no map", "'act'"]),
         ([], ["no layer"]),
         (["conv", "nope"], ["nope"]),
@@ -258,6 +258,26 @@ def test_layers(layer: Any, words: list[str]) -> None:
     with pytest.raises(hp.ModelError) as caught:
         hp.explain(model(), torch.rand(3, 9, 11), layer=layer)
     assert all(word in str(caught.value) for word in words), caught.value
+
+
+def test_the_whole_model_is_no_layer() -> None:
+    net = model()
+    with pytest.raises(hp.ModelError, match="the whole model; pass one of the modules inside"):
+        hp.explain(net, torch.rand(3, 9, 11), layer=net.module)
+
+
+def test_a_batch_in_a_list_is_not_cut_to_its_first_image() -> None:
+    batch = torch.rand(2, 3, 9, 11)
+    with pytest.raises(hp.InputError, match=r"\(2, 3, 9, 11\), a batch, came as one image of a list"):
+        hp.explain(model(), [batch, batch])
+    singles = hp.explain(model(), [batch[:1], batch[1]])
+    assert torch.equal(singles.maps, hp.explain(model(), batch).maps)
+
+
+@pytest.mark.parametrize(("method", "option"), [("integrated-gradients", "baseline"), ("taylor", "root")])
+def test_reference_points_of_no_numbers(method: str, option: str) -> None:
+    with pytest.raises(hp.InputError, match=f"{option}= has NaN"):
+        hp.explain(model(), torch.rand(3, 9, 11), method=method, **{option: torch.tensor(torch.nan)})
 
 
 def test_a_layer_that_never_runs() -> None:

@@ -9,7 +9,7 @@ from torch.nn.functional import interpolate
 
 import heatproof as hp
 from heatproof.cam.saliency import saliency
-from heatproof.cam.weights import gradcam_plus_plus
+from heatproof.cam.weights import gradcam_plus_plus, xgradcam
 from tiny import CLASSES, GapNet, HeadNet, TinyViT, images, seeded
 
 NETS = {"gap": GapNet, "head": HeadNet}
@@ -52,6 +52,16 @@ def by_loops(name, a, g):
                     w = max(g[k, i, j], 0)
                 out[i, j] += w * a[k, i, j]
     return out if name == "hirescam" else np.maximum(out, 0)
+
+
+def test_xgradcam_of_faint_activations_is_not_damped():
+    """`w_k` is a mean of gradients: scaling the activations does not change it, however small they become."""
+    g = torch.Generator().manual_seed(0)
+    a, slope = torch.rand(2, 4, 3, 5, generator=g).double(), torch.randn(2, 2, 4, 3, 5, generator=g).double()
+    a[0, 1] = 0
+    w = xgradcam(a, slope)
+    assert (w[0, :, 1] == 0).all()
+    torch.testing.assert_close(xgradcam(1e-9 * a, slope), w)
 
 
 @pytest.mark.parametrize("net_name", NETS)

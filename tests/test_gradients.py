@@ -1,5 +1,6 @@
 """Input attributions once more, slowly, one image, one target and one step at a time."""
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -85,6 +86,14 @@ def test_smoothgrad_is_the_mean_gradient_over_seeded_noise():
         sigma = 0.2 * (x[i].max() - x[i].min())
         expected = sum(slope(net, x[i] + sigma * n[0], 2) for n in noise) / 5
         torch.testing.assert_close(ex.raw[i, 0], expected, rtol=1e-4, atol=1e-7)
+
+
+def test_numbers_of_numpy_and_torch_are_numbers():
+    net, x = seeded(HeadNet), images(1)
+    plain = hp.explain(net, x, method="smoothgrad", samples=3, noise=0.5, seed=4)
+    other = hp.explain(net, x, method="smoothgrad", samples=np.int64(3), noise=np.float32(0.5), seed=torch.tensor(4))
+    assert torch.equal(plain.raw, other.raw)
+    assert plain.options == other.options
 
 
 def test_smoothgrad_does_not_depend_on_the_batch_size():

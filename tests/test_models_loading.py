@@ -234,6 +234,18 @@ class Bomb:
         return os.mkdir, (self.path,)
 
 
+@pytest.mark.parametrize("name", ["efficientnet-lite0", "planted-cnn", "planted-clip", "timm/resnet18"])
+def test_loading_leaves_the_global_generator_alone(tmp_path, name):
+    weights = None
+    if name.startswith("timm"):
+        timm = pytest.importorskip("timm")
+        weights = tmp_path / "w.safetensors"
+        safetensors.torch.save_file(timm.create_model("resnet18").state_dict(), weights)
+    before = torch.get_rng_state()
+    hp.load(name, weights=weights)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_code_in_a_weights_file_is_not_run(tmp_path):
     trace = tmp_path / "ran"
     torch.save({"weight": torch.zeros(1), "extra": Bomb(str(trace))}, tmp_path / "w.pth")

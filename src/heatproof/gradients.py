@@ -244,12 +244,15 @@ def like_input(value: Any, x: Tensor, name: str) -> Float[Tensor, "batch 3 heigh
     """A reference point in the shape of the batch: zeros for None.
 
     Raises:
-        InputError: it does not broadcast.
+        InputError: it does not broadcast, or has values that are no numbers.
     """
     try:
-        return torch.as_tensor(0.0 if value is None else value).to(x).expand_as(x)
+        point = torch.as_tensor(0.0 if value is None else value).to(x).expand_as(x)
     except (RuntimeError, TypeError, ValueError) as error:
         raise InputError(f"{name}= does not broadcast to the batch {tuple(x.shape)}: {error}") from error
+    if not torch.isfinite(point).all():
+        raise InputError(f"{name}= has NaN or infinite values; remove or mend them first.")
+    return point
 
 
 def _positive(name: str, value: int | None) -> None:

@@ -140,6 +140,16 @@ def check_tensor(x: Tensor) -> Tensor:
     return batch
 
 
+def _one(x: Tensor) -> Tensor:
+    batch = check_tensor(x)
+    if len(batch) > 1:
+        raise InputError(
+            f"a tensor of shape {tuple(x.shape)}, a batch, came as one image of a list; expected (3,H,W). Pass the batch itself, "
+            "or torch.cat several into one."
+        )
+    return batch[0]
+
+
 @dataclass(frozen=True)
 class Sources:
     """What the user passed as images, in order, read only when asked for: a million paths cost nothing yet."""
@@ -171,7 +181,7 @@ class Sources:
         for index in range(start, min(stop, len(self.items))):
             item = self.items[index]
             try:
-                tensor = check_tensor(item if isinstance(item, Tensor) else preprocess(read_image(item)))[0]
+                tensor = _one(item if isinstance(item, Tensor) else preprocess(read_image(item)))
             except InputError as error:
                 errors[index] = str(error)
             else:

@@ -193,4 +193,10 @@ def build(names: Sequence[str], options: dict[str, Any]) -> dict[str, Method]:
                 f"method {' and '.join(names)} has no option {option!r}.{nearest(option, every)} "
                 f"Known: {', '.join(every) or 'none'}."
             )
-    return {row.name: row.kind()(**{name: value for name, value in options.items() if name in known[row.name]}) for row in rows}
+    plain = {name: _plain(value) for name, value in options.items()}
+    return {row.name: row.kind()(**{name: value for name, value in plain.items() if name in known[row.name]}) for row in rows}
+
+
+def _plain(value: Any) -> Any:
+    """A number of NumPy's or torch's as Python's own, everything else as it is."""
+    return value.item() if getattr(value, "shape", None) == () and hasattr(value, "item") else value

@@ -11,8 +11,6 @@ A = Float[Tensor, "batch channels height width"]
 G = Float[Tensor, "batch targets channels height width"]
 W = Float[Tensor, "batch targets channels _ _"]
 
-_EPSILON = 1e-7
-
 
 def gradcam(activation: A, gradient: G) -> W:
     """`w_k = mean_ij g_kij` (Selvaraju et al. 2017, equation 1)."""
@@ -36,7 +34,7 @@ def xgradcam(activation: A, gradient: G) -> W:
     """`w_k = Σ_ij g_kij A_kij / Σ_ij A_kij` (Fu et al. 2020, equation 8); 0 for a channel that sums to zero."""
     total = activation.sum((-2, -1))[:, None, :, None, None]
     share = (gradient * activation[:, None]).sum((-2, -1), keepdim=True)
-    return share / (total + torch.where(total < 0, -_EPSILON, _EPSILON))
+    return torch.where(total == 0, 0.0, share / total)
 
 
 def hirescam(activation: A, gradient: G) -> G:

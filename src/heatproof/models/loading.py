@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import nn
 
 from heatproof.errors import InputError, ModelError, nearest
@@ -47,13 +48,15 @@ def load(name: str, weights: Any = None) -> Model:
     Raises:
         ModelError: no such model, a library that is not installed, or weights that cannot be had or do not fit.
     """
-    if name in _EMBEDDED:
-        return importlib.import_module(_EMBEDDED[name]).load(weights)
-    prefix, slash, rest = str(name).partition("/")
-    if not slash or prefix not in _LIBRARIES or not rest:
-        known = [*_EMBEDDED, *(f"{library}/NAME" for library in _LIBRARIES)]
-        raise ModelError(f"there is no model {name!r}.{nearest(str(name), _EMBEDDED)} Known: {', '.join(known)}.")
-    return _library(prefix).load(rest, weights)
+    # networks are built with random weights before they get their own; the caller's generator must not notice
+    with torch.random.fork_rng(devices=[]):
+        if name in _EMBEDDED:
+            return importlib.import_module(_EMBEDDED[name]).load(weights)
+        prefix, slash, rest = str(name).partition("/")
+        if not slash or prefix not in _LIBRARIES or not rest:
+            known = [*_EMBEDDED, *(f"{library}/NAME" for library in _LIBRARIES)]
+            raise ModelError(f"there is no model {name!r}.{nearest(str(name), _EMBEDDED)} Known: {', '.join(known)}.")
+        return _library(prefix).load(rest, weights)
 
 
 def wrap(

@@ -188,13 +188,14 @@ class Model:
         return tuple(self._site(item, found) for item in wanted)
 
     def _site(self, item: Any, found: Survey) -> Site:
-        names = dict(self.module.named_modules())
+        names = {name: module for name, module in self.module.named_modules() if name}
         if isinstance(item, nn.Module):
             name = next((name for name, module in names.items() if module is item), None)
             if name is None:
-                raise ModelError(f"layer= is a {type(item).__name__} that is not part of {self.name}; pass one of its modules.")
+                came = "the whole model" if item is self.module else f"a {type(item).__name__} that is not part of {self.name}"
+                raise ModelError(f"layer= is {came}; pass one of the modules inside it, or None for the last spatial features.")
             item = name
-        if not isinstance(item, str) or item not in names or not item:
+        if not isinstance(item, str) or item not in names:
             raise ModelError(f"{self.name} has no layer {item!r}.{nearest(str(item), names)} named_modules() lists them all.")
         if item in found.sites:
             return found.sites[item]
