@@ -174,3 +174,23 @@ def test_a_users_pil_image_is_not_changed() -> None:
     before = palette.mode, palette.tobytes()
     hp.explain(model(), palette)
     assert (palette.mode, palette.tobytes()) == before
+
+
+@pytest.mark.parametrize("size", [(1, 400), (400, 1), (3, 900), (50, 70)])
+def test_a_strip_enters_as_if_all_of_it_were_resized(size: tuple[int, int]) -> None:
+    preprocess = hp.load("efficientnet-lite0").preprocess
+    rng = np.random.default_rng(0)
+    image = Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8))
+    scale = 256 / min(image.size)
+    whole = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
+    left, top = (whole.width - 224) // 2, (whole.height - 224) // 2
+    seen = np.asarray(whole.crop((left, top, left + 224, top + 224)), np.float32)
+    found = preprocess(image).permute(1, 2, 0).numpy() * 128 + 127
+    assert np.abs(found - seen).max() <= 1.01  # rounding on the way
+
+
+def test_a_strip_of_many_pixels_is_not_enlarged_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes, resize = [], Image.Image.resize
+    monkeypatch.setattr(Image.Image, "resize", lambda image, size, *rest: sizes.append(size) or resize(image, (8, 8), *rest))
+    hp.load("efficientnet-lite0").preprocess(Image.new("RGB", (60_000, 1)))
+    assert [width * height <= images.MAX_PIXELS for width, height in sizes] == [True]

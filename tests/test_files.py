@@ -33,6 +33,7 @@ def test_expand_takes_files_folders_and_patterns(tmp_path, monkeypatch):
     assert expand("a/**/*.png", "a/x9.jpg", "a") == (["a/b/y.png", "a/x9.jpg", "a/x10.PNG"], [])
     assert expand("c[1].png") == (["c[1].png"], [])
     assert expand("c[12].png", "empty", "d*", "gone.png") == (["c1.png", "gone.png"], ["empty", "d*"])
+    assert expand("") == ([], [""])  # not the current folder
 
 
 def test_names_never_collide_and_never_leave_the_folder():

@@ -175,7 +175,7 @@ def test_a_cached_file_with_code_in_it_is_not_run(tmp_path, monkeypatch):
     assert not trace.exists()
 
 
-def test_no_network_and_no_cache_is_a_sentence(tmp_path, monkeypatch):
+def test_no_network_and_no_cache_is_a_sentence(tmp_path, monkeypatch, capfd):
     def offline(*_args, **_options):
         raise OSError("no route to host")
 
@@ -183,6 +183,7 @@ def test_no_network_and_no_cache_is_a_sentence(tmp_path, monkeypatch):
     monkeypatch.setattr("torch.hub.download_url_to_file", offline)
     with pytest.raises(hp.ModelError, match=r"no route to host.*weights=FILE"):
         hp.load("torchvision/resnet18")
+    assert capfd.readouterr() == ("", "")  # the sentence is all there is
 
 
 def test_unknown_name_has_near_misses():

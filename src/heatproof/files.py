@@ -78,7 +78,9 @@ def expand(arguments: Iterable[str]) -> tuple[list[Path], dict[str, str]]:
     for argument in arguments:
         path = Path(argument)
         try:
-            if path.is_dir():
+            if not argument:  # a shell's variable that is not set; Path would take it for the current folder
+                found, empty = [], "an empty name came; pass image files, folders or patterns."
+            elif path.is_dir():
                 inside = (p for p in path.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
                 found = sorted((p for p in inside if p.is_file()), key=natural)
                 empty = f"the folder {argument!r} has no images in it; expected files ending in {', '.join(sorted(SUFFIXES))}."

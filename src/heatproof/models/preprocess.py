@@ -71,15 +71,20 @@ def resize_crop(resize: int, crop: int, mean: Triple, std: Triple) -> Preprocess
     """Shorter side to `resize` (bicubic), centre crop of `crop` pixels, then `(pixel / 255 − mean) / std`."""
 
     def transform(image: Image.Image) -> Tensor:
+        # of a strip only the middle is seen; 60,000 × 1 pixels would grow to gigabytes on the way there
+        image = _middle(image, *(min(side, 16 * min(image.size)) for side in image.size))
         scale = resize / min(image.size)
-        width, height = (max(round(side * scale), crop) for side in image.size)
-        image = image.resize((width, height), Image.Resampling.BICUBIC)
-        left, top = (width - crop) // 2, (height - crop) // 2
-        values = np.asarray(image.crop((left, top, left + crop, top + crop)), dtype=np.float32) / 255
+        image = image.resize([max(round(side * scale), crop) for side in image.size], Image.Resampling.BICUBIC)
+        values = np.asarray(_middle(image, crop, crop), dtype=np.float32) / 255
         normed = (values - np.asarray(mean, np.float32)) / np.asarray(std, np.float32)
         return torch.from_numpy(np.ascontiguousarray(normed.transpose(2, 0, 1), dtype=np.float32))
 
     return Preprocess(transform, mean, std, f"resize {resize}, centre crop {crop}")
+
+
+def _middle(image: Image.Image, width: int, height: int) -> Image.Image:
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    return image.crop((left, top, left + width, top + height))
 
 
 def understand(preprocess: Any) -> Preprocess:

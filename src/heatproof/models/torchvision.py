@@ -2,9 +2,9 @@
 
 import contextlib
 import importlib.metadata
+import io
 import math
 import re
-import sys
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import replace
@@ -66,8 +66,8 @@ def load(name: str, weights: Any = None) -> Model:
 def _fetched(known: Any, name: str) -> Mapping[str, Tensor]:
     """The default weights: from torchvision's cache, else downloaded and checked against their hash."""
     try:
-        # torch announces the download on stdout, where the caller's own output goes
-        with contextlib.redirect_stdout(sys.stderr):
+        # torch announces the download on stdout, where the caller's own output goes; its bar on stderr will do
+        with contextlib.redirect_stdout(io.StringIO()):
             return known.get_state_dict(progress=True, check_hash=True, map_location="cpu", weights_only=True)
     except Exception as error:  # network, disk, hash: what it is stands in the message
         raise ModelError(

@@ -37,7 +37,8 @@ def read_state(path: Any) -> dict[str, Tensor]:
             "model's state_dict(), best as safetensors, and pass that."
         ) from error
     except Exception as error:  # damaged files make the readers raise nearly anything
-        raise ModelError(f"{str(path)!r} cannot be read as weights ({error}); the file is damaged or of another kind.") from error
+        came = f"{type(error).__name__}: {said(error)}"
+        raise ModelError(f"{str(path)!r} cannot be read as weights ({came}); the file is damaged or of another kind.") from error
     while isinstance(state, Mapping) and not any(isinstance(value, Tensor) for value in state.values()):
         inner = next((state[name] for name in _WRAPPERS if isinstance(state.get(name), Mapping)), None)
         if inner is None:
