@@ -264,7 +264,7 @@ def test_the_format_is_read_and_damage_costs_its_own_row(folder):
 
 
 def test_the_command(folder, capsys):
-    arguments = ["bench", "fixations", str(folder), "--method", "region-contrast,random", "--method", "center", "-o"]
+    arguments = ["bench", "fixations", str(folder), "--method", "region-contrast", "--method", "random", "-o"]  # the centre comes along
     assert main([*arguments, str(folder / "out"), "--json"]) == 0
     said = json.loads(capsys.readouterr().out)
     assert json.loads((folder / "out" / "scores.json").read_text())["summary"] == said["summary"]

@@ -13,7 +13,7 @@ from heatproof import cli_typed as typed
 def fixations(
     folder: Annotated[Path, typer.Argument(help="A folder with images and their fixations in fixations.json.")],
     method: Annotated[
-        list[str] | None, typer.Option(help="typed.Methods that need no model, repeated or with commas. Default: all of them.")
+        list[str] | None, typer.Option(help="Names of methods that need no model, repeated or with commas. Default: all of them.")
     ] = None,
     blur: Annotated[float, typer.Option(help="Smooth every map by a Gaussian of this many degrees of visual angle.", min=0)] = 0,
     out: Annotated[Path, typer.Option("-o", "--out", help="The folder to write the chart and the figures to.")] = Path("bench"),

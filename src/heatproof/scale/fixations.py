@@ -50,10 +50,10 @@ class Scored:
 
 
 def model_free(names: Sequence[str] | None = None) -> list[str]:
-    """The methods that can be scored here: those that need no model.
+    """The methods that are scored here: they need no model, and the centre is always among them, to compare with.
 
     Args:
-        names: of methods, None for all of them.
+        names: of methods, None for all that need no model.
 
     Raises:
         MethodError: no such method, or one that needs a model.
@@ -64,7 +64,7 @@ def model_free(names: Sequence[str] | None = None) -> list[str]:
             raise MethodError(
                 f"method {name!r} needs a model; fixations are compared with those that need none: {', '.join(free)}."
             )
-    return list(dict.fromkeys(names)) if names else free
+    return list(dict.fromkeys([*names, "center"])) if names else free
 
 
 def by_methods(names: Sequence[str]) -> Maker:
