@@ -318,5 +318,8 @@ def test_wrap_wants_a_module() -> None:
         hp.wrap("resnet50")
     with pytest.raises(hp.InputError, match="preprocess"):
         hp.wrap(small(), preprocess=3)
+    for labels in (5, "cat", [1, 2]):
+        with pytest.raises(hp.InputError, match="labels= is not a list of texts"):
+            hp.wrap(small(), labels=labels)
     with pytest.raises(hp.ModelError, match="text encoder"):
         hp.wrap(small(), prompts=["a cat"])

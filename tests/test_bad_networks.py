@@ -56,6 +56,8 @@ def test_outputs_that_work(form: Callable[[Tensor], Any]) -> None:
     [
         (lambda s: None, ["NoneType", "logits"]),
         (lambda s: "cat", ["str"]),
+        (lambda s: s > 0, ["torch.bool", "real scores"]),
+        (lambda s: s.to(torch.complex64), ["torch.complex64", "real scores"]),
         (lambda s: 3.5, ["float"]),
         (lambda s: {}, ["dict"]),
         (lambda s: (), ["tuple"]),
@@ -105,6 +107,47 @@ def test_a_network_without_gradients_says_what_to_use(method: str) -> None:
     with pytest.raises(hp.ModelError, match="scorecam"):
         hp.explain(Says(lambda s: s.detach()), torch.rand(3, 9, 11), method=method)
     assert torch.isfinite(hp.explain(Says(lambda s: s.detach()), torch.rand(3, 9, 11), method="scorecam").maps).all()
+
+
+class Normalises(nn.Module):
+    """A network that normalises its input, in place or not, and perhaps spoils it in the end."""
+
+    def __init__(self, in_place: bool, spoils: bool = False) -> None:
+        super().__init__()
+        self.inner, self.in_place, self.spoils = small(), in_place, spoils
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.sub_(0.4).mul_(3.0) if self.in_place else (x - 0.4) * 3.0
+        scores = self.inner(x)
+        if self.spoils:
+            x.zero_()  # the first convolution's backward would have needed it
+        return scores
+
+
+@pytest.mark.parametrize("method", [row.name for row in hp.methods() if row.family in ("cam", "gradients", "relevance")])
+def test_a_network_that_writes_into_its_input(method: str) -> None:
+    x = torch.rand(2, 3, 9, 11, generator=torch.Generator().manual_seed(0))
+    kept, options = x.clone(), {"steps": 5} if method == "integrated-gradients" else {}
+    options |= {"layer": "inner.act"} if hp.methods()[method].family == "cam" else {}
+    mine, plain = (hp.explain(Normalises(which), x, method, target=1, **options) for which in (True, False))
+    assert torch.equal(x, kept)
+    assert torch.equal(mine.images, plain.images)
+    torch.testing.assert_close(mine.raw, plain.raw)
+
+
+@pytest.mark.parametrize("method", ["gradient", "gradient-x-input", "smoothgrad"])
+def test_a_network_that_spoils_its_own_backward(method: str) -> None:
+    with pytest.raises(hp.ModelError, match=r"the backward through the model raised RuntimeError.*scorecam"):
+        hp.explain(Normalises(False, spoils=True), torch.rand(2, 3, 9, 11), method)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:FutureWarning")
+def test_a_traced_network_has_gradients_but_no_layers() -> None:
+    x = torch.rand(2, 3, 9, 11)
+    traced = torch.jit.trace(small().eval(), x)
+    assert torch.equal(hp.explain(traced, x, "gradient").raw, hp.explain(small(), x, "gradient").raw)
+    with pytest.raises(hp.ModelError, match="no layer with spatial features"):
+        hp.explain(traced, x, "gradcam")
 
 
 def test_a_network_without_parameters_or_classes() -> None:

@@ -128,7 +128,11 @@ def put(prop: Propagation, target: Tensor, values: Tensor) -> Tensor:
     """Write a signal over a tensor; if that is a view of constants, the others of them become part of a signal."""
     prop.before_writing(target)
     if signal(target) or not target._is_view():
-        return drop_tags(target.copy_(values))
+        drop_tags(target.copy_(values))
+        pixels = pixels_of(values)
+        if pixels is not None and not target._is_view() and target.shape == values.shape:
+            set_pixels(target, pixels)  # an image that was normalised in place still is the image
+        return target
     whole, added = _outside(prop, target, ...)
     target.copy_(values)
     prop.constant(whole, added, "bias", prop.row("copy"))

@@ -76,7 +76,9 @@ def handle(prop: Propagation, func: Any, args: tuple, kwargs: dict) -> Any:
     if written is not None and name in ("copy_", "fill_"):
         return elementwise.overwrite(prop, written, args, kwargs)
     if written is not None and bare not in ADDS and bare not in ACTIVATIONS:
-        args = replaced(args, [written], [written.clone()])  # what the backward needs must not be overwritten by the result
+        before = written.clone()  # what the backward needs must not be overwritten by the result
+        carry_pixels(written, before, lambda t: t)
+        args = replaced(args, [written], [before])
     result = _outcome(prop, func, bare, args, {key: value for key, value in kwargs.items() if key != "inplace"}, written)
     if written is None or not isinstance(result, Tensor):
         return result

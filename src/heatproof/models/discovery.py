@@ -91,7 +91,9 @@ def _watch(module: nn.Module, readout: Readout, x: Tensor) -> tuple[list[_Seen],
 
         return hook
 
-    handles = [m.register_forward_hook(hook_for(name)) for name, m in twin.named_modules() if name]
+    # scripted and traced modules let nobody watch
+    watched = [(name, m) for name, m in twin.named_modules() if name and not isinstance(m, torch.jit.ScriptModule)]
+    handles = [m.register_forward_hook(hook_for(name)) for name, m in watched]
     try:
         with recording(False):
             run(readout, twin, x.clone().to(*placement(twin)))

@@ -2,7 +2,7 @@
 
 import importlib
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -50,7 +50,7 @@ def load(name: str, weights: Any = None) -> Model:
     """
     # networks are built with random weights before they get their own; the caller's generator must not notice
     with torch.random.fork_rng(devices=[]):
-        if name in _EMBEDDED:
+        if isinstance(name, str) and name in _EMBEDDED:
             return importlib.import_module(_EMBEDDED[name]).load(weights)
         prefix, slash, rest = str(name).partition("/")
         if not slash or prefix not in _LIBRARIES or not rest:
@@ -103,7 +103,7 @@ def wrap(
         unknown = replace(RAW, transform=_warn_once(RAW.transform), mean=None, std=None)
         model = replace(model, preprocess=unknown)
     if labels is not None:
-        if isinstance(labels, str) or not all(isinstance(label, str) for label in labels):
+        if isinstance(labels, str) or not isinstance(labels, Iterable) or not all(isinstance(label, str) for label in labels):
             raise InputError("labels= is not a list of texts; pass the class names in order.")
         model = replace(model, labels=tuple(labels))
     return model.with_prompts(prompts) if prompts is not None else model

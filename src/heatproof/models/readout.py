@@ -52,6 +52,8 @@ class Logits:
                 f"the model returned a tensor of shape {tuple(scores.shape)} for {x.shape[0]} image(s); expected (B, C) scores. "
                 "For a detector or a segmenter, wrap it in a module that returns one score per class."
             )
+        if scores.dtype == torch.bool or scores.is_complex():
+            raise ModelError(f"the model returned {scores.dtype} values; expected real scores. Return them before they are decided.")
         return scores
 
 

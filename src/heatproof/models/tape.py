@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.utils.checkpoint import CheckpointError
 
 from heatproof.errors import HeatproofError, ModelError
 from heatproof.models.batching import batch_limit, in_batches
@@ -97,7 +98,7 @@ class Tape:
         if head:
             handles += [m.register_forward_hook(self._keep_head) for m in modules.values() if is_linear(m)]
         try:
-            return run(self.readout, self.module, self.x)
+            return run(self.readout, self.module, self.x.clone())  # a network may write into its input
         finally:
             for handle in handles:
                 handle.remove()
@@ -169,7 +170,7 @@ class Tape:
     def scores_of(self, x: Float[Tensor, "many 3 height width"]) -> Float[Tensor, "many classes"]:
         """Scores of other inputs to the same model, without a graph; the caller keeps batches within the limit."""
         with recording(False):
-            return run(self.readout, self.module, x)
+            return run(self.readout, self.module, x.clone())
 
     def gradients_at(
         self, x: Float[Tensor, "many 3 height width"], targets: Int[Tensor, "many targets"]
@@ -177,7 +178,7 @@ class Tape:
         """Scores and input gradients at other inputs to the same model."""
         with recording(True):
             x = x.detach().requires_grad_()
-            scores = run(self.readout, self.module, x)
+            scores = run(self.readout, self.module, x.clone())
             (gradient,) = target_gradients(scores, targets, [x])
         return scores.detach().gather(1, targets), at_least_float32(gradient.transpose(0, 1))
 
@@ -228,7 +229,15 @@ def target_gradients(scores: Tensor, targets: Tensor, inputs: list[Tensor]) -> t
     for t in range(count):
         # images do not see each other, so the sum over the batch leaves each image its own gradient
         total = scores.gather(1, targets[:, t : t + 1]).sum()
-        found = torch.autograd.grad(total, inputs, retain_graph=t + 1 < count, allow_unused=True)
+        try:
+            found = torch.autograd.grad(total, inputs, retain_graph=t + 1 < count, allow_unused=True)
+        except (HeatproofError, CheckpointError, torch.cuda.OutOfMemoryError):
+            raise
+        except Exception as error:  # an in-place step over what the backward needs, or a backward of the user's own
+            raise ModelError(
+                f"the backward through the model raised {type(error).__name__}: {str(error).rstrip('.')}. Mend that, or use "
+                "scorecam or ablationcam, which need no gradient."
+            ) from error
         rows.append([torch.zeros_like(i) if g is None else g for g, i in zip(found, inputs, strict=True)])
     return tuple(torch.stack(column) for column in zip(*rows, strict=True))
 
@@ -241,7 +250,7 @@ def run(readout: Readout, module: nn.Module, x: Tensor) -> Tensor:
         raise
     except Exception as error:
         raise ModelError(
-            f"the model raised {type(error).__name__} on an input of shape {tuple(x.shape)}: {error}. "
+            f"the model raised {type(error).__name__} on an input of shape {tuple(x.shape)}: {str(error).rstrip('.')}. "
             "Check that it takes images of that size."
         ) from error
 

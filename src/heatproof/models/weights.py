@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import warnings
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -30,7 +31,9 @@ def read_state(path: Any) -> dict[str, Tensor]:
         raise ModelError(f"there is no weights file {str(path)!r}; check the path.")
     try:
         is_safe = path.suffix == ".safetensors"
-        state = load_file(path) if is_safe else torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what torch thinks of the file ends in the sentence, if it matters
+            state = load_file(path) if is_safe else torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ModelError(
             f"{str(path)!r} is a pickle with more than tensors in it, or not a weights file; it was not run. Save the "

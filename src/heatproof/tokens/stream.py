@@ -59,7 +59,7 @@ def _watched(tape: Tape, graph: bool) -> Stream:
         # the next block starts anew, and on a copy: it may write into what it gets
         return replace_tensor(output, tokens.detach().clone())
 
-    x = tape.x.detach()
+    x = tape.x.detach().clone()
     tap = _BlockTap(tape.module, len(x), visit=visit)
     with recording(graph), tap:
         scores = run(tape.readout, tape.module, x)

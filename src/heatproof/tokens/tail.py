@@ -25,7 +25,7 @@ def tail(
         The scores, and the pooler's attention if there is a pooler.
     """
     # the pixels do not matter any more, only how many there are
-    x = tape.x.detach().new_zeros(()).expand(len(tokens), *tape.x.shape[1:])
+    x = tape.x.detach().new_zeros(len(tokens), *tape.x.shape[1:])
     tap = Tap(tape.module, len(tokens))
     with recording(True), _shortened(tape, built, tokens), tap:
         scores = run(readout or tape.readout, tape.module, x)
