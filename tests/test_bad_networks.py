@@ -252,3 +252,11 @@ def test_the_usual_wrappings_of_weights_are_understood(tmp_path: Path, wrapper: 
     net.head.weight.data.zero_()
     load_state(net, read_state(path), path)
     assert torch.equal(net.head.weight, small().head.weight)
+
+
+def test_a_lazy_layer_that_never_ran_is_named() -> None:
+    net = nn.Sequential(nn.Flatten(), nn.LazyLinear(3))
+    with pytest.raises(hp.ModelError, match="lazy layer whose weights have no shape yet"):
+        hp.explain(net, torch.rand(1, 3, 9, 11), method="gradient", target=0)
+    net(torch.rand(1, 3, 9, 11))
+    assert hp.explain(net, torch.rand(1, 3, 9, 11), method="gradient", target=0).maps.shape == (1, 1, 9, 11)

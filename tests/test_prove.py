@@ -221,6 +221,28 @@ def test_tests_that_share_their_forwards_have_a_null_at_any_budget(budget):
     assert alone.tests["infidelity"].nulls.shape[-1] == 39 and 0.9 * 400 < alone.forwards <= 400
 
 
+def test_at_the_default_budget_every_p_can_reach_what_is_called_supported():
+    verdict = hp.prove(seeded(HeadNet), images(1), smooth(1, 24, 40, 2.0))
+    assert set(verdict.tests) == {"necessity", "sufficiency", "texture", "deletion", "insertion"}
+    for one in verdict.tests.values():
+        assert 1 / (1 + int(torch.isfinite(one.nulls[0, 0]).sum())) <= 0.05
+    assert verdict.forwards <= 400 and all(row["finest_p"] <= 0.05 for row in verdict.table)
+    for name in ("deletion", "insertion", "pixel-flipping", "average-drop", "infidelity", "sensitivity-n"):
+        alone = hp.prove(seeded(HeadNet), images(1), smooth(1, 24, 40, 2.0), tests=name)
+        assert alone.tests[name].nulls.shape[-1] >= 19 and alone.forwards <= 400
+
+
+def test_fewer_squares_are_larger_ones_that_cover_as_much():
+    from heatproof.proof.curves import PixelFlipping
+    from heatproof.proof.plan import fitted
+    from heatproof.proof.subject import Subject
+
+    subject = Subject(hp.wrap(seeded(GapNet)), torch.rand(1, 3, 120, 180), torch.tensor([[0]]))
+    flipping, copies = fitted(PixelFlipping(), True, subject, 60, 99)
+    assert flipping.regions == 3 and flipping.repeats == 1 and copies == 19
+    assert flipping.regions * flipping.side**2 == pytest.approx(100 * 9**2, rel=0.1)
+
+
 def test_a_large_budget_draws_no_more_random_maps_at_once(monkeypatch):
     import heatproof.proof.trial as trial
 

@@ -103,6 +103,12 @@ def test_arrays_that_are_no_maps_of_these_images(maps, message):
         hp.prove(seeded(GapNet), images(2), maps, target=0, **QUICK)
 
 
+def test_maps_of_several_methods_are_proved_in_turn():
+    several = hp.explain(above_chance(), images(1), method=["gradient", "edges"], target=0)
+    with pytest.raises(hp.InputError, match=r"several methods came \(gradient, edges\); expected those of one"):
+        hp.prove(above_chance(), images(1), several, target=0, **QUICK)
+
+
 def test_any_array_will_do():
     maps = bumps(2)
     first = hp.prove(above_chance(), images(2), maps.numpy().astype(np.float64), target=0, **QUICK)

@@ -51,6 +51,8 @@ def audit(method: str, scenes: int = 24, seed: int = 0, progress: Callable[[str]
     """
     if isinstance(scenes, bool) or not isinstance(scenes, int) or scenes < 4:
         raise InputError(f"scenes={scenes!r}; expected a whole number of at least 4.")
+    if not isinstance(method, str):
+        raise MethodError(f"method={method!r}; expected one name. hp.methods() lists them all.")
     say = progress or (lambda _: None)
     row = methods()[method]
     unknown = [name for name in options if name not in row.options]

@@ -8,6 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedTensorMixin
+
+from heatproof.errors import ModelError
 
 _SHARED = frozenset({str, bytes, int, float, complex, bool, type(None), type, torch.dtype, torch.device, torch.Size,
                      torch.layout, torch.memory_format, types.BuiltinFunctionType, types.ModuleType})  # fmt: skip
@@ -99,6 +102,8 @@ def _copy(value: Any, memo: dict[int, Any]) -> Any:
 
 
 def _copy_tensor(value: Tensor) -> Tensor:
+    if isinstance(value, UninitializedTensorMixin):
+        raise ModelError("the model has a lazy layer whose weights have no shape yet; run the model on one image first.")
     if not isinstance(value, nn.Parameter):
         return value.detach().clone()  # also what weight_norm left as a non-leaf, which deepcopy refuses
     # weights made under inference_mode can never enter a graph, so only they are copied

@@ -258,14 +258,15 @@ class PixelFlipping:
             return [Noise(self.seed + n) for n in range(self.repeats)]
         return [infill(self.infill)]
 
-    def _length(self, size: tuple[int, int]) -> int:
+    def length(self, size: tuple[int, int]) -> int:
+        """L of an image of this size."""
         return min(self.regions, -(-size[0] // self.side) * -(-size[1] // self.side))
 
     def cost(self, subject: Subject, maps: int) -> int:
-        return len(self._infills()) * self._length(subject.size) * subject.targets.numel() * maps
+        return len(self._infills()) * self.length(subject.size) * subject.targets.numel() * maps
 
     def __call__(self, subject: Subject, maps: Float[Tensor, "batch targets maps height width"]) -> Result:
-        length = self._length(subject.size)
+        length = self.length(subject.size)
         order = spread(ranks(cells(maps, self.side), self.seed), self.side, subject.size).to(subject.x.device)
         upto = torch.arange(1, length + 1)
         spans = torch.stack([torch.zeros_like(upto), upto], 1)

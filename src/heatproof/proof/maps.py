@@ -1,5 +1,6 @@
 """What the proof needs to know of a map, wherever it was made: its values at the image's size, and the order of its pixels."""
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -74,6 +75,8 @@ def as_numbers(maps: Any) -> Float[Tensor, "..."]:
         InputError: no numbers, or rows of different lengths.
     """
     maps = getattr(maps, "maps", maps)
+    if isinstance(maps, Mapping):
+        raise InputError(f"maps of several methods came ({', '.join(map(str, maps))}); expected those of one. Take them in turn.")
     try:
         if isinstance(maps, list | tuple) and maps and all(isinstance(one, Tensor) for one in maps):
             maps = torch.stack([one.detach().cpu() for one in maps])

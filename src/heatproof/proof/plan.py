@@ -25,6 +25,9 @@ FEWEST = 19
 _LEAST_SAMPLES = 8
 """Of a test whose number of samples follows the budget: a correlation of fewer pairs is noise."""
 
+_FEWEST_POINTS, _FEWEST_SHARES = 3, 5
+"""Of a curve of steps or regions, its ends not counted; and of one of shares in both orders."""
+
 _FREE_COPIES = 2 * FEWEST + 1
 """Copies for a test that asks no more forwards of them: they still take memory."""
 
@@ -70,7 +73,9 @@ class Plan:
 
 
 def plan(budget: int | None, tests: int, rivals: int) -> Plan:
-    """Spend a tenth on textures, a fifth on the tests if there are any, and the rest on the copies that make p.
+    """The copies that p cannot do without; of the rest two fifths for the tests, a quarter for textures, and more copies.
+
+    The tests, and the textures, come to `FEWEST` copies each at the default budget: then every p can reach 0.05.
 
     Args:
         budget: forwards per map, None for `BUDGET`.
@@ -87,8 +92,9 @@ def plan(budget: int | None, tests: int, rivals: int) -> Plan:
     def spend(total: int) -> Plan:
         # the image itself twice (here and for its target), the image with everything removed, the map, and its rivals
         free = max(0, total - 3 - FORWARDS * (1 + rivals))
-        for_tests = free // 5 if tests else 0
-        textures = free // (10 * FORWARDS)
+        rest = max(0, free - FORWARDS * FEWEST)
+        for_tests = 2 * rest // 5 if tests else 0
+        textures = max(2, rest // (4 * FORWARDS))
         return Plan(total, (free - for_tests) // FORWARDS - textures, textures, for_tests // max(1, tests))
 
     found = spend(asked)
@@ -129,12 +135,13 @@ def by_name(tests: Any) -> dict[str, tuple[Test, bool]]:
 def fitted(test: Test, elastic: bool, subject: Subject, forwards: int, most: int) -> tuple[Test, int]:
     """A test that costs about so many forwards per map, and how many copies of the map it can afford.
 
-    Steps and copies share them evenly: a curve needs points, and its band needs curves. Where all maps share their forwards,
-    because the test removes the same regions whatever they say, copies cost nothing.
+    A curve gets its fewest points first, then copies until p can reach 0.05, then more of both: a curve needs points, and its
+    band needs curves. Where all maps share their forwards, because the test removes the same regions whatever they say,
+    copies cost nothing, and the forwards buy samples.
 
     Args:
         test: as it was asked for.
-        elastic: whether its number of steps, regions, shares, samples or repeats may be lowered.
+        elastic: whether its number of steps, regions, shares, samples or repeats may follow the budget.
         subject: what it is run on.
         forwards: what there is to spend.
         most: copies it may have at most.
@@ -146,17 +153,31 @@ def fitted(test: Test, elastic: bool, subject: Subject, forwards: int, most: int
     if test.cost(subject, 2) == test.cost(subject, 1):
         if elastic and hasattr(test, "samples"):
             affordable = test.samples * forwards * each // max(1, test.cost(subject, 1))
-            test = _changed(test, samples=max(_LEAST_SAMPLES, min(test.samples, affordable)))
+            test = _changed(test, samples=max(_LEAST_SAMPLES, affordable))
         return test, min(most, _FREE_COPIES)
     if elastic:
-        wanted = max(2, round(math.sqrt(forwards)))
-        test = _changed(test, repeats=1) if hasattr(test, "repeats") else test
-        for option in ("steps", "regions"):
-            if hasattr(test, option):
-                test = _changed(test, **{option: min(getattr(test, option), wanted)})
-        if hasattr(test, "fractions"):  # in both orders, so each of them costs two
-            test = _changed(test, fractions=_thinned(test.fractions, max(2, round(math.sqrt(forwards / 2)))))
-    return test, max(0, min(most, forwards * each // max(1, test.cost(subject, 1)) - 1))
+        test = _sparser(test, forwards, subject.size)
+    alone = test.cost(subject, 1)
+    return test, max(0, min(most, (forwards * each - alone) // max(1, test.cost(subject, 2) - alone)))
+
+
+def _sparser(test: Test, forwards: int, size: tuple[int, int]) -> Test:
+    """A curve with as many points as leave forwards for its copies."""
+    if isinstance(test, PixelFlipping):
+        # fewer and larger squares: they cover as much of the image as those that were asked for
+        asked, regions = test.length(size), _points(forwards, _FEWEST_POINTS)
+        side = max(test.side, round(test.side * math.sqrt(asked / regions)))
+        return replace(test, repeats=1, regions=min(regions, asked), side=side)
+    if isinstance(test, Deletion | Insertion):
+        return replace(test, steps=min(test.steps, 1 + _points(forwards, _FEWEST_POINTS)))
+    if isinstance(test, Road | TokenDropping):  # in both orders, so each share costs two
+        return replace(test, fractions=_thinned(test.fractions, max(2, _points(forwards // 2, _FEWEST_SHARES))))
+    return test
+
+
+def _points(forwards: int, fewest: int) -> int:
+    """Points of a curve: the fewest, or those that leave `FEWEST` copies, but never more points than curves."""
+    return max(1, min(math.isqrt(forwards), max(fewest, forwards // (1 + FEWEST))))
 
 
 def _changed(test: Test, **options: Any) -> Test:
