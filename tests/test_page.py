@@ -219,6 +219,26 @@ def test_in_a_browser_without_scripts_the_pictures_are_there(browser, html, tmp_
         browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
 
 
+def test_in_a_browser_five_maps_stand_side_by_side_and_a_phone_needs_no_sideways_scrolling(browser, tmp_path):
+    from selenium.webdriver.common.by import By
+
+    noise = torch.randn(5, 1, 1, 60, 90, generator=torch.Generator().manual_seed(0))
+    pixels = torch.zeros(1, 60, 90, 3, dtype=torch.uint8)
+    names = ["gradient-x-input", "integrated-gradients", "spectral-residual", "ablationcam", "center-surround"]
+    drawn = Figure(curve(np.arange(5.0), np.ones(5), np.zeros((0, 5)), ("removed", "score")), "Falls.")
+    found = {(name, 0): Finding("Supported", True, "removing it " + "costs " * 40, [("p", "0.01")], [drawn] * 5) for name in names}
+    maps = {name: hp.Explanation(one, one, pixels, True, name) for name, one in zip(names, noise, strict=True)}
+    browser.get(f"file://{write_page(page(maps, 0, Extras(findings=found)), tmp_path / 'page.html')}")
+    size = {"deviceScaleFactor": 1, "mobile": False, "height": 900}
+    for width in (1200, 390):
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size | {"width": width})
+        assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+        rows = {card.rect["y"] for card in browser.find_elements(By.CSS_SELECTOR, ".card")}
+        assert len(rows) == (1 if width == 1200 else 5)
+        assert len(browser.find_elements(By.CSS_SELECTOR, ".evidence figure")) == 25
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_in_a_browser_both_papers_are_readable(browser, html, tmp_path, scheme):
     from selenium.webdriver.common.by import By

@@ -110,6 +110,7 @@ def _scatter(scatter: Scatter, t: int) -> Figure:
     x, y = scatter.sensitivity[0, t][there].numpy(), scatter.effect[0, t][there].numpy()
     return Figure(
         points(x, y, ("what the map says of a region", "score lost without it")),
-        f"Every point is a region: said against done, rank correlation {float(scatter.correlation[0, t]):.2f}. Right and low is "
-        "marked without effect, left and high is effect without a mark.",
+        f"Every point is a region: what is said of it against what it does, rank correlation with the effect's size "
+        f"{float(scatter.correlation[0, t]):.2f}. Right and near the line is marked without effect; left and far from it is "
+        "effect without a mark.",
     )
