@@ -67,6 +67,9 @@ def test_a_bad_image_costs_its_row(run, tmp_path):
     code, out, err = run("a.png", "bad.png", "missing/*.png", "--budget", "150")
     assert code == 1 and "no verdict" in out and len([line for line in out.splitlines() if ".png" in line]) == 2
     assert any("matches no file" in line for line in err)
+    code, out, _ = run("a.png", "bad.png", "missing/*.png", "--budget", "150", "--json")
+    failed = json.loads(out)["failed"]
+    assert code == 1 and set(failed) == {"bad.png", "missing/*.png"} and "not an image that can be read" in failed["bad.png"]
 
 
 def test_nothing_that_could_be_read_is_no_bad_usage(run, tmp_path):

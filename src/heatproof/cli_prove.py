@@ -87,17 +87,17 @@ def prove(
                 stopped = found.partial
             elif out is not None:
                 _write(verdicts, out)
+    failed = missing | {name: text for one in verdicts.values() for name, text in one.unread.items()}
     if as_json:
         document = {name: json.loads(one.to_json()) for name, one in verdicts.items()}
-        print_json({"model": aimed.name, "failed": missing, "verdicts": document})
+        print_json({"model": aimed.name, "failed": failed, "verdicts": document})
     elif verdicts:
         print_table(("image", "method", "target", "p", "verdict"), [row for pair in verdicts.items() for row in _rows(*pair)])
     for note in dict.fromkeys(note for one in verdicts.values() for note in one.notes):
         voice.say(f"note: {note}")
     if stopped:
         return 130
-    lost = any(int(t) < 0 for one in verdicts.values() for t in one.targets[:, 0])
-    return 1 if missing or lost else 0
+    return 1 if failed else 0
 
 
 def _unreadable(paths: list[Path]) -> dict[str, str]:

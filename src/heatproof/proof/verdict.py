@@ -136,6 +136,12 @@ class Verdict:
         score, chance = float(self.scores[b, t]), float(self.chance_scores[b, t])
         return score - chance > 1e-5 * max(abs(score), abs(chance))  # a difference within float32's rounding is none
 
+    @property
+    def unread(self) -> dict[str, str]:
+        """Why an image has no verdict at all (not read, or not reached), by its name, or its number where it has none."""
+        lost = (self.targets[:, 0] < 0).nonzero().flatten().tolist()
+        return {(self.names[b] if self.names else None) or str(b): self.errors[b][0] or "" for b in lost}
+
     @cached_property
     def supported(self) -> Bool[Tensor, "batch targets"]:
         """Whether removing what the map points at costs more of the score than chance would (p ≤ 0.05)."""
