@@ -182,7 +182,7 @@ def test_what_is_wrong_with_a_pair_is_said(pair, sentence):
 def test_a_prompt_that_the_model_does_not_know_costs_its_pair():
     scene = next(world().scenes(1))
     model = hp.load("planted-clip").with_prompts(["snow"])
-    good = [(scene.image, scene.object_mask, prompt) for prompt in ("a photo of a cow", 0)]
+    good = [(scene.image, scene.object_mask, prompt) for prompt in ("a photo of a cow", np.int64(0))]
     bad = [(scene.image, scene.object_mask, prompt) for prompt in ("a photo of a wolf", 1)]
     with pytest.warns(UserWarning, match=r"2 of 4 pairs were left out.*Pair 1: planted-clip does not know 'wolf'"):
         found = hp.chili.fit(model, [good[0], bad[0], good[1], bad[1]])

@@ -49,6 +49,18 @@ def test_a_head_of_two_directions_is_spanned_by_two_texts_and_longer_ones_win():
     assert chosen == [3, 0] and explained[1] == pytest.approx(1) and explained[0] < explained[1]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_dimensions_that_a_head_cannot_write_to_do_not_count(dtype):
+    """Ten of sixteen: the other singular vectors are whatever rounding makes of them."""
+    generator = np.random.default_rng(0)
+    head = generator.normal(0.2, 1, (40, 10)) @ generator.normal(0, 1, (10, 16))
+    texts = generator.normal(0, 1, (60, 16))
+    chosen, explained = span_texts(torch.tensor(head).to(dtype), torch.tensor(texts).to(dtype), top=6, rank=80)
+    wanted, share = naive_span(head, texts, 6, 10)
+    assert chosen == wanted
+    np.testing.assert_allclose(explained, share, rtol=1e-4)
+
+
 @pytest.fixture(scope="module")
 def clip():
     return wrapped(of_open_clip(quick=True))
@@ -166,6 +178,8 @@ def test_one_text_and_a_plain_module(clip):
         (hp.MethodError, "indices from 0 to 3", lambda m, x: hp.textspan.ablate(m, x, heads=[(0, 9)])),
         (hp.MethodError, "leave heads=", lambda m, x: hp.textspan.ablate(m, x, layers=[0], cumulative=True)),
         (hp.InputError, "3 entries for 2", lambda m, x: hp.textspan.ablate(m, x, layers=[0], truth=[0, 1, 2])),
+        (hp.InputError, "truth holds 'red'", lambda m, x: hp.textspan.ablate(m, x, layers=[0], truth=["red", "blue"])),
+        (hp.InputError, "truth holds 7.*0 to 4", lambda m, x: hp.textspan.ablate(m, x, layers=[0], truth=np.array([0, 7]))),
         (hp.InputError, "but one", lambda m, x: hp.textspan.ablate(m, x[:1], layers=[0])),
         (hp.MethodError, "vision transformer", lambda m, x: hp.textspan.ablate(hp.wrap(seeded(GapNet)), x, layers=[0])),
     ],

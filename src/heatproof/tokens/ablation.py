@@ -71,7 +71,7 @@ def ablate(
     mlps: bool = False,
     class_attention: bool = False,
     cumulative: bool = False,
-    truth: Sequence[int] | None = None,
+    truth: Any = None,
     batch_size: int | None = None,
 ) -> Ablation:
     """Replace what heads, layers or MLPs write to the score by its mean over the images, and score again.
@@ -87,7 +87,7 @@ def ablate(
         class_attention: whether to ablate what the class token attends to in itself.
         cumulative: instead of one ablation, one for the first attention layer, the first two, …, in place of `heads` and
             `layers`.
-        truth: the true class of each image, for the accuracy.
+        truth: the index of the true class of each image, in a list or an array, for the accuracy.
         batch_size: images per forward; None chooses by their area.
 
     Returns:
@@ -127,7 +127,7 @@ def ablate(
         classifier = model.readout.classifier.cpu().to(before)
         before, after = before @ classifier, after @ classifier
     names = tuple(" + ".join(filter(None, (name, *also))) for name in masks)
-    return Ablation(names, before, after, _truth(truth, len(before)))
+    return Ablation(names, before, after, _truth(truth, *before.shape))
 
 
 def _masks(shape: Sequence[int], heads: Sequence[Any], layers: Sequence[int], cumulative: bool) -> dict[str, Tensor]:
@@ -159,10 +159,15 @@ def _taken(part: Spans, mask: Tensor) -> Float[Tensor, "batch outputs"]:
     return total if part.mlps is None else total + part.mlps.sum(1)
 
 
-def _truth(truth: Any, count: int) -> Tensor | None:
+def _truth(truth: Any, count: int, classes: int) -> Tensor | None:
     if truth is None:
         return None
-    found = torch.as_tensor(truth).flatten().cpu()
-    if len(found) != count or found.is_floating_point():
-        raise InputError(f"truth has {len(found)} entries for {count} images; expected the index of the true class of each.")
-    return found
+    given = plain(truth)
+    listed = list(given) if isinstance(given, Sequence) and not isinstance(given, str) else [given]
+    if len(listed) != count:
+        raise InputError(f"truth has {len(listed)} entries for {count} images; expected the index of the true class of each.")
+    numbers = [plain(one) for one in listed]
+    wrong = [one for one in numbers if not isinstance(one, int) or isinstance(one, bool) or not 0 <= one < classes]
+    if wrong:
+        raise InputError(f"truth holds {wrong[0]!r}; expected the index of the true class of each image, 0 to {classes - 1}.")
+    return torch.tensor(numbers)

@@ -25,6 +25,7 @@ from heatproof.models.targets import find_label, resolve_targets
 from heatproof.tokens.chili_weights import ChiliWeights, binarised, head_weight, overlap
 from heatproof.tokens.decomposition import decompose
 from heatproof.tokens.registers import without_registers
+from heatproof.tokens.select import plain
 
 _BATCH = 8
 
@@ -113,7 +114,8 @@ def _pairs(probing_set: Any, left: list[str]) -> Iterable[Any]:
 def _read(model: Model, number: int, pair: Any) -> _Item:
     if not isinstance(pair, list | tuple) or len(pair) != 3:
         raise InputError(f"{type(pair).__name__} came; expected (image, mask, prompt).")
-    image, mask, prompt = pair
+    image, mask = pair[:2]
+    prompt = plain(pair[2])
     if isinstance(prompt, bool) or not isinstance(prompt, str | int) or (isinstance(prompt, str) and not prompt.strip()):
         raise InputError(f"the prompt is {prompt!r}; expected a text, a label or a class index.")
     if isinstance(prompt, str) and not model.takes_prompts:

@@ -90,13 +90,14 @@ def span_texts(
 
     With `V` the first `rank` right singular vectors of the head `C` (not centred), `r_j = V Vᵀ t_j` and `C` centred,
     again and again: `j* = argmax_j std(C r_j)`, then the component along `r_j*` is taken out of `C` and of every `r`.
-    The `r_j` are not normalised, so a text that the head can express more of wins over one it hardly knows.
+    The `r_j` are not normalised, so a text that the head can express more of wins over one it hardly knows. A head writes
+    into no more dimensions than its values have; singular vectors beyond them are rounding, and are left out.
 
     Args:
         head: what the head adds to the embedding of each image.
         texts: an embedding per text.
         top: how many texts to choose.
-        rank: dimensions kept of the head's output.
+        rank: dimensions kept of the head's output, at most.
 
     Returns:
         Indices of the chosen texts, and the share of the variance along the directions of the first, the first two, …
@@ -104,20 +105,22 @@ def span_texts(
 
     Paper: Gandelsman, Efros & Steinhardt 2024, algorithm 1.
     """
+    negligible = max(head.shape) * torch.finfo(head.dtype).eps
     head, texts = head.double(), texts.double()
-    basis = torch.linalg.svd(head, full_matrices=False).Vh[:rank]
+    _, strength, basis = torch.linalg.svd(head, full_matrices=False)
+    basis = basis[strength > negligible * strength[0]][:rank]
     centred = head - head.mean(0)
     total = float(centred.square().sum())
     # all that follows happens within the span, where it is a matter of `rank` coordinates and their covariance
     points, words = centred @ basis.T, texts @ basis.T
     covariance = points.T @ points
-    negligible = 1e-12 * total * float(words.square().sum(1).amax())
+    nothing = 1e-12 * total * float(words.square().sum(1).amax())
     chosen: list[int] = []
     explained: list[float] = []
     for _ in range(min(top, len(texts))):
         variance = ((words @ covariance) * words).sum(1)
         best = int(variance.argmax())
-        if float(variance[best]) <= negligible:
+        if float(variance[best]) <= nothing:
             break
         direction = words[best] / words[best].norm()
         taken = float(direction @ covariance @ direction) / total
@@ -158,7 +161,7 @@ def label_heads(
         texts: to choose from; None takes the package's own text bank.
         layers: which attention layers, counted as in `contributions`, negative from the end; None the last four.
         top: texts per head.
-        rank: dimensions kept of each head's output.
+        rank: dimensions kept of each head's output, at most: no more than its values have.
         batch_size: images per forward; None chooses by their area.
 
     Returns:

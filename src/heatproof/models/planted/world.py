@@ -43,7 +43,7 @@ class World:
     size: int = 64
 
     def __post_init__(self) -> None:
-        if not 0 <= self.correlation <= 1:
+        if isinstance(self.correlation, bool) or not isinstance(self.correlation, int | float) or not 0 <= self.correlation <= 1:
             raise InputError(f"correlation={self.correlation!r}; expected a probability from 0 to 1.")
         if isinstance(self.distractors, bool) or not isinstance(self.distractors, int) or self.distractors < 0:
             raise InputError(f"distractors={self.distractors!r}; expected a whole number, 0 or more.")
