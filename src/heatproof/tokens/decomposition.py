@@ -7,7 +7,7 @@ heads, not the heads' outputs forward into the embedding, so nothing larger than
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -207,7 +207,16 @@ def _account(path: DirectPath, scores: Tensor, targets: Tensor, minus_mean: bool
         minus_mean,
     )
     _check(result, path.images > 1)
-    return result
+    return _with_rounding(result)
+
+
+def _with_rounding(found: Decomposition) -> Decomposition:
+    """A model in half precision rounds between its operations what is accounted for in more: that is a term of its own."""
+    if found.explained.dtype == at_least(found.explained):
+        return found
+    lost = found.explained - (found.contributions.flatten(2).sum(2) + found.residual)
+    terms = (*found.terms, Term("", f"rounding to {found.explained.dtype}".replace("torch.", ""), "rounding"))
+    return replace(found, terms=terms, amounts=torch.cat([found.amounts, lost[..., None]], 2))
 
 
 def stacked(found: dict[Attention, Tensor], terms: Iterable[Term]) -> Float[Tensor, "batch layers heads tokens"]:

@@ -30,7 +30,8 @@ class Term:
     Args:
         place: name of the module that runs, or of the parameter.
         op: the operation that adds it.
-        part: `"embedding"`, `"mlp"` (any nonlinear part), `"bias"` or `"constant"` (class token, positions).
+        part: `"embedding"`, `"mlp"` (any nonlinear part), `"bias"` or `"constant"` (class token, positions);
+            of a whole score also `"mean"` (of all classes) and `"rounding"` (of a model in half precision).
     """
 
     place: str

@@ -33,7 +33,8 @@ class TextSpan:
         `raw` `(B, T, h, w)` signed, in units of the score, one value per patch token; `contributions`
         `(B, T, L, H, N)` of all N tokens (prefix first) in the attention layers that write to the score;
         `residual` `(B, T)`: everything else, counted item by item in `ledger`: rows with `place`, `op`, `part`
-        (`embedding`, `constant`, `mlp`, `bias`, `mean`) and `amount`. `contributions.sum() + residual` is the score.
+        (`embedding`, `constant`, `mlp`, `bias`, `mean`, `rounding`) and `amount`. `contributions.sum() + residual` is the
+        score.
 
     Raises:
         MethodError: no attention writes to the score along a linear path (a CNN), it works within windows, or layers
