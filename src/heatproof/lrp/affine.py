@@ -185,7 +185,9 @@ class Affine:
     def sums(self, s: Tensor) -> Tensor:
         """`Σ s` over everything but images and output channels, `(batch, channels)`."""
         # channels first: then nothing of the layer's size is written
-        return (s.flatten(2).sum(2) if self.kind == "convolution" else s.reshape(self.batch, -1, s.shape[-1]).sum(1)).double()
+        if self.kind == "convolution":
+            s = s.flatten(2).sum(2)  # of windows and tokens, too, that lie where the images should
+        return s.reshape(self.batch, -1, s.shape[-1]).sum(1).double()
 
     def absorbed(self, values: Tensor | None, sums: Tensor) -> Tensor:
         """`Σ_k values_k s_k` for each image: what something that is added to `z` takes of the relevance."""
@@ -199,7 +201,8 @@ class Affine:
 def dot(first: Tensor, second: Tensor, batch: int) -> Tensor:
     """`Σ first · second` for each image, `(batch,)`, without writing the product."""
     images = zip(*(t.reshape(batch, -1) for t in (first, second)), strict=True)
-    return torch.stack([torch.dot(*image) for image in images]).double()  # `vecdot` writes it
+    total = torch.stack([torch.vdot(*image) for image in images])  # `vecdot` writes it
+    return (total.real if total.is_complex() else total).double()
 
 
 def per_image(values: Tensor, batch: int) -> Tensor:

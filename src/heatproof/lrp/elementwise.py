@@ -17,28 +17,27 @@ GATES = frozenset({"sigmoid", "hardsigmoid", "softmax", "tanh"})
 
 def activation(prop: Propagation, func: Any, name: str, args: tuple, kwargs: dict) -> Any:
     """An activation: all relevance goes through, `g · (f(x) − f(0)) / x`; what it gives at zero is a constant."""
-    x = args[0] if args else kwargs["input"]
-    rest = args[1:]
-    if any(signal(value) for value in tensors(rest, kwargs) if value is not x) or not signal(x):
+    x, *rest = args
+    if any(signal(value) for value in tensors(rest, kwargs)) or not signal(x):
         raise prop.no_rule(name)
     with torch.no_grad():
         y = func(x, *rest, **kwargs)
-        at_zero = float(func(torch.zeros(1, dtype=x.dtype, device=x.device), *rest, **kwargs))
-    if not math.isfinite(at_zero):
-        raise prop.no_rule(name)
+        zero = func(torch.zeros((), dtype=x.dtype, device=x.device), *rest, **kwargs)
+    if not bool(zero.isfinite().all()):
+        prop.row(name, "held constant")
+        return y
     row = prop.row(name, "R_in = R_out")
-    kept = prop.keep(x)
+    kept, moved = prop.keep(x), bool((zero != 0).any())
 
     def back(gradient: Tensor) -> tuple[Tensor, None]:
         # made anew: kept since the forward it would take as much memory as all else that a transformer keeps
         value = prop.take(kept)
         ratio = func(value, *rest, **kwargs)
-        ratio = (ratio.sub_(at_zero) if at_zero else ratio).div_(value)
+        ratio = (ratio.sub_(zero) if moved else ratio).div_(value)
         return ratio.nan_to_num_(0.0, math.inf, -math.inf).mul_(gradient), None  # 0 / 0 where nothing came in
 
     z = Through.apply(x, None, [y], back)
-    if at_zero:
-        prop.constant(z, torch.full((), at_zero, dtype=z.dtype, device=z.device), "bias", row)
+    prop.constant(z, zero, "bias", row)
     if name in GATES:
         mark_gate(z)
     prop.watch(z, row)

@@ -23,6 +23,8 @@ def weighted(prop: Propagation, func: Any, name: str, args: tuple, kwargs: dict)
     names = ("input", "weight", "bias", "stride", "padding", *last)
     given = dict(zip(names, args, strict=False)) | kwargs
     a, weight, bias = given["input"], given["weight"].detach(), given.get("bias")
+    if weight.ndim == 1:  # one output, without an axis of its own
+        return weighted(prop, func, name, (a, weight[None], None if bias is None else bias[None]), {}).squeeze(-1)
     if not a.requires_grad:
         return func(*detached(args), **detached(kwargs))
     geometry: tuple[Any, ...] = ()
@@ -79,8 +81,7 @@ def norm(prop: Propagation, func: Any, name: str, args: tuple, kwargs: dict) -> 
         z = _centred(x, given["num_groups"], given.get("eps", 1e-5))
         return _scaled(prop, z, given, row)
     if name == "instance_norm":
-        keys = ("input", "running_mean", "running_var", "weight", "bias", "use_input_stats", "momentum", "eps")
-        given = dict(zip(keys, args, strict=False)) | kwargs
+        given = _given(func, args, kwargs, "use_input_stats")
         if not given.get("use_input_stats", True):
             return _batch_norm(prop, torch.nn.functional.batch_norm,
                                (x, given["running_mean"], given["running_var"], given.get("weight"), given.get("bias")),
@@ -111,9 +112,15 @@ def _scaled(prop: Propagation, z: Tensor, given: dict, row: Any) -> Tensor:
     return z
 
 
+def _given(func: Any, args: tuple, kwargs: dict, training: str) -> dict:
+    """Arguments by name: `torch.batch_norm` takes them in another order than `torch.nn.functional.batch_norm`."""
+    own, running = ("weight", "bias"), ("running_mean", "running_var")
+    pairs = (*running, *own) if getattr(func, "__module__", None) == "torch.nn.functional" else (*own, *running)
+    return dict(zip(("input", *pairs, training, "momentum", "eps"), args, strict=False)) | kwargs
+
+
 def _batch_norm(prop: Propagation, func: Any, args: tuple, kwargs: dict) -> Any:
-    keys = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
-    given = dict(zip(keys, args, strict=False)) | kwargs
+    given = _given(func, args, kwargs, "training")
     x, eps = given["input"], given.get("eps", 1e-5)
     if given.get("training") or given["running_mean"] is None:
         axes = [axis for axis in range(x.ndim) if axis != 1]

@@ -17,35 +17,43 @@ SHAPES = frozenset(
     contiguous clone to float double half bfloat16 type type_as expand expand_as repeat tile flip rot90 roll chunk split
     tensor_split unbind narrow select slice t T.__get__ mT.__get__ H.__get__ mH.__get__ real.__get__ view_as reshape_as
     pixel_shuffle pixel_unshuffle channel_shuffle unfold fold diagonal index_select gather take_along_dim
-    broadcast_to alias detach_copy repeat_interleave ravel view_as_real atleast_3d as_strided hsplit vsplit
-    native_channel_shuffle positive""".split()
+    broadcast_to alias detach_copy repeat_interleave ravel view_as_real view_as_complex imag.__get__ conj resolve_conj
+    atleast_3d as_strided hsplit vsplit dsplit unsafe_split unsafe_chunk native_channel_shuffle positive take masked_select
+    cpu cuda""".split()
 )
 """Values change places: nothing happens to relevance."""
 
 HOMOGENEOUS = frozenset(
-    """relu relu_ leaky_relu rrelu prelu abs max min amax amin maximum minimum max_pool1d max_pool2d max_pool3d
+    """relu relu_ leaky_relu rrelu prelu abs max min amax amin cummax cummin kthvalue mode aminmax max_pool1d max_pool2d max_pool3d
     max_pool2d_with_indices max_pool1d_with_indices max_pool3d_with_indices adaptive_max_pool1d adaptive_max_pool2d
-    adaptive_max_pool2d_with_indices avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d
-    adaptive_avg_pool3d mean sum nansum cumsum neg negative __neg__ interpolate upsample grid_sample topk sort norm vector_norm
-    std median quantile dropout dropout1d dropout2d dropout3d alpha_dropout feature_dropout
-    feature_alpha_dropout trace tril triu lp_pool2d diff zero_""".split()
+    adaptive_max_pool2d_with_indices adaptive_max_pool3d fractional_max_pool2d fractional_max_pool2d_with_indices max_unpool1d
+    max_unpool2d max_unpool3d avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d
+    adaptive_avg_pool3d mean sum nansum cumsum neg negative __neg__ interpolate upsample topk sort norm vector_norm
+    std std_mean median quantile dropout dropout1d dropout2d dropout3d alpha_dropout feature_dropout
+    feature_alpha_dropout trace tril triu diff trapezoid zero_ fft ifft rfft irfft fft2 ifft2 rfft2 irfft2 fftn ifftn rfftn
+    irfftn fftshift ifftshift complex""".split()
 )
 """`f(λa) = λ f(a)` for λ > 0: by Euler's theorem autograd's own backward conserves relevance."""
 
 MIXES = frozenset(
-    """cat concat concatenate stack hstack vstack dstack where masked_fill index_fill index_copy index_add scatter
-    scatter_add masked_scatter lerp addmm baddbmm addbmm addcmul addcdiv pad logsumexp log_softmax dist""".split()
+    """cat concat concatenate stack hstack vstack dstack where masked_fill index_fill index_copy index_add index_put scatter
+    scatter_add scatter_reduce masked_scatter select_scatter slice_scatter maximum minimum fmax fmin lerp addmm baddbmm addbmm
+    addcmul addcdiv pad logsumexp logcumsumexp log_softmax dist""".split()
 )
 """Constants may be mixed in, or the operation does not conserve: what it absorbs is measured."""
 
 ACTIVATIONS = frozenset(
     """gelu silu mish hardswish elu celu selu hardtanh relu6 tanh softsign tanhshrink hardshrink softshrink softplus sigmoid
-    hardsigmoid logsigmoid exp expm1 log1p erf atan arctan sin asinh sinh sqrt square pow __pow__ clamp clip clamp_min
-    clamp_max nan_to_num""".split()
+    hardsigmoid logsigmoid threshold exp exp2 expm1 log1p erf atan arctan sin cos tan asinh sinh cosh sqrt square pow __pow__
+    __rpow__ clamp clip clamp_min clamp_max nan_to_num expit""".split()
 )
-"""Element by element: all relevance goes through, `R_in = R_out`; a value at zero is a constant."""
+"""Element by element: all relevance goes through, `R_in = R_out`; a value at zero is a constant. If that is infinite, as of
+a negative power, all is held constant."""
 
-FACTORS = frozenset({"rsqrt", "reciprocal", "log", "log2", "log10", "sign", "__rpow__", "round", "floor", "ceil", "argmax"})
+FACTORS = frozenset(
+    """rsqrt reciprocal log log2 log10 sign sgn round floor ceil trunc heaviside floor_divide __floordiv__ argmax
+    affine_grid_generator""".split()
+)
 """Never a signal: held constant."""
 
 ADDS = frozenset({"add", "__add__", "__radd__", "sub", "subtract", "__sub__", "__rsub__", "rsub"})
@@ -59,14 +67,19 @@ def handle(prop: Propagation, func: Any, args: tuple, kwargs: dict) -> Any:
         MethodError: there is no rule for it.
     """
     name = operation(func)
+    if not args and "input" in kwargs and "condition" not in kwargs:
+        kwargs = dict(kwargs)
+        args = (kwargs.pop("input"),)
     if name == "__setitem__":
         elementwise.set_item(prop, func, args)
         return None
     written = args[0] if (_in_place(name) or kwargs.get("inplace")) and args and isinstance(args[0], Tensor) else None
     bare = _IN_PLACE_OPERATORS.get(name, name[:-1] if written is not None and name.endswith("_") and name[:-1] else name)
     bare = "relu" if bare == "relu_" else bare
+    if bare in ("max", "min") and (isinstance(kwargs.get("other"), Tensor) or (isinstance(args[-1], Tensor) and len(args) == 2)):
+        bare += "imum"
     if _rectifies(bare, args, kwargs):
-        prop.rectified(args[0] if args else kwargs["input"])
+        prop.rectified(args[0])
     if (written is not None and (bare in ("relu", "dropout") or bare in SHAPES)) or name in ("zero_", "requires_grad_"):
         if written is not None:
             prop.before_writing(written, rectifying=bare == "relu")
@@ -109,8 +122,10 @@ def _outcome(prop: Propagation, func: Any, name: str, args: tuple, kwargs: dict,
     if name in HOMOGENEOUS or (name == "var" or name == "var_mean"):
         row = prop.row(name)
         y = func(*args, **kwargs)
-        if name.startswith("var"):
-            y = y[0] / 2 + (y[0] / 2).detach() if isinstance(y, tuple) else y / 2 + (y / 2).detach()
+        if name == "var_mean":
+            y = (_halved(y[0]), y[1])
+        elif name == "var":
+            y = _halved(y)
         return _watched(prop, y, row, args)
     if name == "softmax":
         row = prop.row(name, "autograd (AttnLRP's softmax rule)")
@@ -118,6 +133,9 @@ def _outcome(prop: Propagation, func: Any, name: str, args: tuple, kwargs: dict,
         mark_gate(y)
         prop.watch(y, row)
         return y
+    if name == "grid_sample":  # linear in what is sampled, once it is settled where
+        row = prop.row(name, "grid constant" if any(map(signal, (*args[1:], *kwargs.values()))) else "autograd")
+        return _watched(prop, func(args[0], *detached(args[1:]), **detached(kwargs)), row, args)
     if name in FACTORS:
         prop.row(name, "held constant")
         return func(*detached(args), **detached(kwargs))
@@ -170,6 +188,11 @@ def _shape(func: Any, name: str, args: tuple, kwargs: dict) -> Any:
 
             carry_pixels(source, part, same_part)
     return y
+
+
+def _halved(y: Tensor) -> Tensor:
+    """A value of degree two, `f(λa) = λ² f(a)`: autograd alone would hand down twice its relevance."""
+    return y / 2 + (y / 2).detach()
 
 
 def _watched(prop: Propagation, y: Any, row: Any, args: tuple) -> Any:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from heatproof.lrp.arguments import signal
+from heatproof.lrp.arguments import detached, signal
 from heatproof.lrp.functions import Scale
 from heatproof.lrp.propagation import Propagation
 from heatproof.lrp.tags import carry_gate, is_gate, scale_pixels
@@ -32,11 +32,12 @@ def share(prop: Propagation, first: Any, second: Any, elementwise: bool) -> tupl
 
 def _product(prop: Propagation, func: Any, name: str, args: tuple, kwargs: dict) -> Any:
     first: Any = args[0]
-    second: Any = args[1] if len(args) > 1 else kwargs.get("other", kwargs.get("mat2"))
+    rest = dict(kwargs)
+    second: Any = args[1] if len(args) > 1 else rest.pop(next(key for key in ("other", "mat2", "vec", "vec2") if key in rest))
     elementwise = name.strip("_") in ("mul", "multiply", "rmul")
     one, two, rule = share(prop, first, second, elementwise)
     row = prop.row(name.strip("_"), rule)
-    y = func(one, two)
+    y = func(one, two, *args[2:], **rest)
     if rule == "linear in the signal":
         source = first if signal(first) else second
         if elementwise:
@@ -47,6 +48,9 @@ def _product(prop: Propagation, func: Any, name: str, args: tuple, kwargs: dict)
 
 def _quotient(prop: Propagation, func: Any, name: str, args: tuple, kwargs: dict) -> Any:
     above, below = (args[1], args[0]) if name.startswith("__r") else (args[0], args[1] if len(args) > 1 else kwargs["other"])
+    if kwargs.get("rounding_mode"):
+        prop.row("div", "held constant")
+        return func(*detached(args), **detached(kwargs))
     fixed = below.detach() if isinstance(below, Tensor) else below
     row = prop.row("div", "denominator constant" if signal(below) else "linear in the signal")
     if not signal(above):
@@ -82,19 +86,22 @@ def _einsum(prop: Propagation, func: Any, name: str, args: tuple, kwargs: dict) 
 def _attention(prop: Propagation, func: Any, name: str, args: tuple, kwargs: dict) -> Any:
     given = dict(zip(("query", "key", "value", "attn_mask", "dropout_p", "is_causal"), args, strict=False)) | kwargs
     query, key, value = (given.pop(part) for part in ("query", "key", "value"))
+    mask = given.get("attn_mask")
     if prop.composite.products == "signal":
         row = prop.row("attention", "attention weights constant")
-        y = func(query.detach(), key.detach(), value, **given)
+        y = func(query.detach(), key.detach(), value, **detached(given))
         prop.watch(y, row)
         return y
-    # half of the product goes to the weights; of what the softmax hands down, half each to query and key
+    # half of the product goes to the weights; of what the softmax hands down, half each to query and key, a bias takes its own
     row = prop.row("attention", "AttnLRP")
 
     def shared(*taps: Tensor) -> Tensor:
-        parts = zip(taps, (0.25, 0.25, 0.5), strict=True)
-        return func(*(Scale.apply(t, factor) if signal(t) else t for t, factor in parts), **given)
+        one, two, three, *bias = (
+            Scale.apply(t, factor) if signal(t) else t for t, factor in zip(taps, (0.25, 0.25, 0.5, 0.5), strict=False)
+        )
+        return func(one, two, three, **(given | {"attn_mask": bias[0]} if bias else given))
 
-    y = prop.measured(shared, [query, key, value], "softmax", row)
+    y = prop.measured(shared, [query, key, value, *([mask] if signal(mask) else [])], "softmax", row)
     prop.watch(y, row)
     return y
 
@@ -108,7 +115,33 @@ def _glu(prop: Propagation, func: Any, name: str, args: tuple, kwargs: dict) -> 
     return y
 
 
-_PRODUCTS = ("mul", "multiply", "__mul__", "__rmul__", "matmul", "__matmul__", "__rmatmul__", "bmm", "mm", "mv", "dot")
+def _bilinear(prop: Propagation, func: Any, name: str, args: tuple, kwargs: dict) -> Any:
+    given = dict(zip(("input1", "input2", "weight", "bias"), args, strict=False)) | kwargs
+    one, two, rule = share(prop, given["input1"], given["input2"], False)
+    row = prop.row(name, rule)
+    y = func(one, two, given["weight"].detach())
+    if given.get("bias") is not None:
+        y = y + given["bias"].detach()
+        prop.constant(y, given["bias"].detach(), "bias", row)
+    prop.watch(y, row)
+    return y
+
+
+def _cosine(prop: Propagation, func: Any, name: str, args: tuple, kwargs: dict) -> Any:
+    given = dict(zip(("x1", "x2", "dim", "eps"), args, strict=False)) | kwargs
+    axis, eps = given.get("dim", 1), given.get("eps", 1e-8)
+    one, two, rule = share(prop, given["x1"], given["x2"], False)
+    row = prop.row(name, f"lengths constant, {rule}")
+    lengths = [given[key].detach().norm(dim=axis, keepdim=True).clamp_min(eps) for key in ("x1", "x2")]
+    y = (one / lengths[0] * (two / lengths[1])).sum(axis)
+    prop.watch(y, row)
+    return y
+
+
+_PRODUCTS = (
+    *("mul", "multiply", "__mul__", "__rmul__", "matmul", "__matmul__", "__rmatmul__", "bmm", "mm", "mv", "dot"),
+    *("tensordot", "inner", "vdot", "vecdot", "outer", "ger", "kron", "cross"),
+)
 _QUOTIENTS = ("div", "divide", "true_divide", "__truediv__", "__rtruediv__", "__div__")
 NAMES: dict[str, Callable[..., Any]] = {
     **dict.fromkeys(_PRODUCTS, _product),
@@ -116,5 +149,7 @@ NAMES: dict[str, Callable[..., Any]] = {
     "einsum": _einsum,
     "scaled_dot_product_attention": _attention,
     "glu": _glu,
+    "bilinear": _bilinear,
+    "cosine_similarity": _cosine,
 }
 """Handlers by the operation's name."""

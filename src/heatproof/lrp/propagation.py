@@ -129,8 +129,10 @@ class Propagation(TorchFunctionMode):
 
     def __enter__(self) -> "Propagation":
         for name, module in self.module.named_modules():
+            if isinstance(module, torch.jit.ScriptModule):
+                continue  # takes no hooks; what it computes is found out where it is used
             for handle in (
-                module.register_forward_pre_hook(lambda _m, _i, name=name: self._places.append(name)),
+                module.register_forward_pre_hook(lambda _m, inputs, name=name: self._enter(name, inputs)),
                 module.register_forward_hook(self._leave),
             ):
                 self._stack.callback(handle.remove)
@@ -142,10 +144,17 @@ class Propagation(TorchFunctionMode):
         self._savers.clear()
         self.seen.clear()
 
+    def _enter(self, name: str, inputs: Any) -> None:
+        self._look(inputs)
+        self._places.append(name)
+
     def _leave(self, _module: nn.Module, _inputs: Any, output: Any) -> None:
-        with torch._C.DisableTorchFunction():  # looking at a value is an operation too
-            self.check_seen(*(t for t in tensors(output) if t.requires_grad))
+        self._look(output)
         self._places.pop()
+
+    def _look(self, values: Any) -> None:
+        with torch._C.DisableTorchFunction():  # looking at a value is an operation too
+            self.check_seen(*(t for t in tensors(values) if t.requires_grad))
 
     @property
     def place(self) -> str:
@@ -221,7 +230,11 @@ class Propagation(TorchFunctionMode):
         """`Σ a · g` for each image."""
         shape = torch.broadcast_shapes(value.shape, gradient.shape)
         self.check_batch(shape)
-        return dot(value.expand(shape), gradient.expand(shape), self.batch)
+        amount = dot(value.expand(shape), gradient.expand(shape), self.batch)
+        if bool(amount.isfinite().all()):
+            return amount
+        # a mask or a padding of −∞, which nothing takes anything from: there, 0 · ∞ is nothing
+        return dot(value.masked_fill(value.isinf(), 0).expand(shape), gradient.expand(shape), self.batch)
 
     def check_batch(self, shape: torch.Size) -> None:
         """Raise `MixedBatch` unless the first axis is that of the images."""
@@ -260,6 +273,8 @@ class Propagation(TorchFunctionMode):
     def through(self, layer: Affine, a: Tensor, z: Tensor, op: str) -> Tensor:
         """The output of a weighted layer, with its rule in the backward."""
         self.check_batch(z.shape)
+        if z._is_view():  # of nothing else: as such it could not be written into, and networks do
+            z = z.new_empty(0).set_(z)
         pixels = pixels_of(a)
         layer.place, layer.batch, layer.shape = self.place, self.batch, a.shape
         layer.kept_pixels = None if pixels is None else (pixels.low, pixels.high, pixels.inside)

@@ -4,12 +4,15 @@ import functools
 import types
 from typing import Any
 
+import torch
 from torch.overrides import resolve_name
 
 
 @functools.cache
 def operation(func: Any) -> str:
     """The bare name of an operation: `torch.Tensor.add_` is `add_`, the getter of `T` is `T.__get__`."""
+    if isinstance(func, torch._ops.OpOverload):  # `torch.ops.aten.relu.default`
+        return func._schema.name.split("::")[-1]
     name = resolve_name(func) or getattr(func, "__name__", repr(func))
     parts = name.split(".")
     return ".".join(parts[-2:]) if parts[-1] == "__get__" else parts[-1]
