@@ -53,7 +53,9 @@ class Logits:
                 "For a detector or a segmenter, wrap it in a module that returns one score per class."
             )
         if scores.dtype == torch.bool or scores.is_complex():
-            raise ModelError(f"the model returned {scores.dtype} values; expected real scores. Return them before they are decided.")
+            raise ModelError(
+                f"the model returned {scores.dtype} values; expected real scores. Return them before they are decided."
+            )
         return scores
 
 
