@@ -226,7 +226,9 @@ def test_in_a_browser_five_maps_stand_side_by_side_and_a_phone_needs_no_sideways
     pixels = torch.zeros(1, 60, 90, 3, dtype=torch.uint8)
     names = ["gradient-x-input", "integrated-gradients", "spectral-residual", "ablationcam", "center-surround"]
     drawn = Figure(curve(np.arange(5.0), np.ones(5), np.zeros((0, 5)), ("removed", "score")), "Falls.")
-    found = {(name, 0): Finding("Supported", True, "removing it " + "costs " * 40, [("p", "0.01")], [drawn] * 5) for name in names}
+    found = {
+        (name, 0): Finding("Supported", True, "removing it " + "costs " * 40, [("p", "0.01")], [drawn] * 5) for name in names
+    }
     maps = {name: hp.Explanation(one, one, pixels, True, name) for name, one in zip(names, noise, strict=True)}
     browser.get(f"file://{write_page(page(maps, 0, Extras(findings=found)), tmp_path / 'page.html')}")
     size = {"deviceScaleFactor": 1, "mobile": False, "height": 900}

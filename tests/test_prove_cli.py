@@ -81,7 +81,7 @@ def test_nothing_that_could_be_read_is_no_bad_usage(run, tmp_path):
 
 
 def test_where_nothing_was_tested_there_is_no_p(run, monkeypatch):
-    monkeypatch.setattr(hp.Verdict, "_above_chance", lambda *_: False)
+    monkeypatch.setattr(hp.Verdict, "above_average", [[False]])
     code, out, _ = run("a.png", "--budget", "150")
     assert code == 0 and " – " in out.splitlines()[1] and "nothing to explain" in out
 

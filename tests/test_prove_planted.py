@@ -7,6 +7,7 @@ from scipy.stats import kstest
 
 import heatproof as hp
 from heatproof.models.planted import World
+from heatproof.models.planted.constructed import CONSTRUCTED
 
 
 @pytest.fixture(scope="module")
@@ -41,3 +42,17 @@ def test_the_objects_are_supported_and_other_scenes_objects_are_not(scenes):
     assert true.supported.double().mean() >= 0.9
     other = hp.prove(model, images, masks.roll(1, 0), target=targets, tests=[], budget=200)
     assert other.supported.double().mean() <= 0.2
+
+
+@pytest.mark.parametrize("name", CONSTRUCTED)
+def test_the_truth_of_constructed_networks_is_supported_whatever_the_infill_leaves_of_the_score(name):
+    for seed in range(4):
+        case = CONSTRUCTED[name](size=(32, 48), seed=seed)
+        truth = case.evidence.float() if case.worth is None else case.worth
+        verdict = hp.prove(case.model, case.x, truth, target=case.target, tests=[], budget=150)
+        assert verdict.supported.all(), verdict.sentences
+        blank = float(verdict.scores - verdict.whole)
+        told = f"of the score's {float(verdict.scores):.3g}" in verdict.sentences[0][0]
+        assert told == (f"the score is no less ({blank:.3g})" in verdict.sentences[0][0]) == (not verdict.above_blank[0][0])
+        away = hp.prove(case.model, case.x, (~case.evidence).float(), target=case.target, tests=[], budget=150)
+        assert not away.supported.any()

@@ -192,7 +192,7 @@ def _verdict(
         shares=trials("shares", 0.0),
         whole=trials("whole"),
         scores=whole([one.subject.scores.cpu().double() for one in found]),
-        chance_scores=whole([one.chance for one in found]),
+        average_scores=whole([one.average for one in found]),
         targets=targets,
         target_names=[[target_name(int(t), aim.model) for t in row] for row in targets],
         errors=[[error(b, t) for t in range(aim.count)] for b in range(batch)],

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import UninitializedTensorMixin
+from torch.nn.parameter import is_lazy
 
 from heatproof.errors import ModelError
 
@@ -102,7 +102,7 @@ def _copy(value: Any, memo: dict[int, Any]) -> Any:
 
 
 def _copy_tensor(value: Tensor) -> Tensor:
-    if isinstance(value, UninitializedTensorMixin):
+    if is_lazy(value):
         raise ModelError("the model has a lazy layer whose weights have no shape yet; run the model on one image first.")
     if not isinstance(value, nn.Parameter):
         return value.detach().clone()  # also what weight_norm left as a non-leaf, which deepcopy refuses

@@ -27,7 +27,7 @@ class Examination:
         trial: the headline intervention.
         broken: `(B, T)` maps with NaN or infinite values.
         silent: `(B, T)` maps that point at nothing.
-        chance: `(B, T)` the score that is no more than chance.
+        average: `(B, T)` score of an average class, −∞ where there is only one.
         tests: the single tests that were run.
     """
 
@@ -36,7 +36,7 @@ class Examination:
     trial: Trial
     broken: Bool[Tensor, "batch targets"]
     silent: Bool[Tensor, "batch targets"]
-    chance: Float[Tensor, "batch targets"]
+    average: Float[Tensor, "batch targets"]
     tests: dict[str, Tested] = field(default_factory=dict)
 
 
@@ -65,11 +65,10 @@ def examine(
     silent = says_nothing(maps) | (mass(maps).sum((2, 3)) <= 0)
     valid = ~(silent | broken)
     trial = run_trial(subject, maps, valid, spending.copies, spending.textures, rivals, seed)
-    blank = subject.scores.cpu().double() - trial.whole
-    average = subject.all_scores.double().mean(1, keepdim=True).cpu().expand_as(blank)
-    # with a single class its own score would be the average
-    chance = torch.maximum(blank, average) if subject.all_scores.shape[1] > 1 else blank
-    found = Examination(rows, subject, trial, broken, silent, chance)
+    average = subject.all_scores.double().mean(1, keepdim=True).cpu().expand(-1, subject.targets.shape[1])
+    if subject.all_scores.shape[1] == 1:  # its own score would be the average
+        average = torch.full_like(average, -torch.inf)
+    found = Examination(rows, subject, trial, broken, silent, average)
     if trial.complete:
         try:
             for name, (test, elastic) in tests.items():

@@ -75,7 +75,7 @@ def as_numbers(maps: Any) -> Float[Tensor, "..."]:
         InputError: no numbers, or rows of different lengths.
     """
     maps = getattr(maps, "maps", maps)
-    if isinstance(maps, Mapping):
+    if isinstance(maps, Mapping) and all(hasattr(one, "maps") for one in maps.values()):
         raise InputError(f"maps of several methods came ({', '.join(map(str, maps))}); expected those of one. Take them in turn.")
     try:
         if isinstance(maps, list | tuple) and maps and all(isinstance(one, Tensor) for one in maps):

@@ -19,16 +19,20 @@ def sentence(verdict: "Verdict", b: int, t: int) -> str:
         return (
             "says nothing: the map is constant, or nowhere positive, so it points at no part of the image; p = 1: not supported."
         )
-    whole = float(verdict.whole[b, t])
+    # where the image with everything removed scores no less, there is no whole that a part could be told of
+    among = verdict.above_blank[b][t]
+    whole, of = (float(verdict.whole[b, t]), "the score") if among else (1.0, f"the score's {float(verdict.scores[b, t]):.3g}")
     null = verdict.null[b, t][torch.isfinite(verdict.null[b, t])] / whole
     cost = float(verdict.effect[b, t]) / whole
     if not len(null):
-        return f"no verdict: removing {_marked(verdict, b, t)} costs {cost:.2f} of the score, compared with nothing yet."
+        return f"no verdict: removing {_marked(verdict, b, t)} costs {cost:.2f} of {of}, compared with nothing yet."
     spread = f" ± {float(null.std()):.2f}" if len(null) > 1 else ""
     said = (
-        f"removing {_marked(verdict, b, t)} costs {cost:.2f} of the score; a random region of the same shape costs "
+        f"removing {_marked(verdict, b, t)} costs {cost:.2f} of {of}; a random region of the same shape costs "
         f"{float(null.mean()):.2f}{spread}; {_chance(verdict, b, t, len(null))}: {state}"
     )
+    if not among:
+        said += f"; with everything removed the score is no less ({float(verdict.scores[b, t] - verdict.whole[b, t]):.3g})"
     better = {
         name: float(effect[b, t]) / whole
         for name, effect in verdict.rivals.items()
@@ -58,10 +62,9 @@ def _chance(verdict: "Verdict", b: int, t: int, copies: int) -> str:
 
 
 def _nothing_to_explain(verdict: "Verdict", b: int, t: int) -> str:
-    score, chance = float(verdict.scores[b, t]), float(verdict.chance_scores[b, t])
-    # without everything the score is `score − whole`; what else chance can be is an average class
-    blank = score - float(verdict.whole[b, t])
-    what = "the same image with everything removed" if abs(blank - chance) <= 1e-6 * max(1.0, abs(chance)) else "an average class"
+    score = float(verdict.scores[b, t])
+    blank, average = score - float(verdict.whole[b, t]), float(verdict.average_scores[b, t])
+    what, chance = ("the same image with everything removed", blank) if blank >= average else ("an average class", average)
     return (
         f"nothing to explain: the score of {verdict.target_names[b][t]!r} is {score:.3g}, no more than that of {what} "
         f"({chance:.3g}): not supported."

@@ -53,7 +53,9 @@ class Tested:
 
 
 _TESTED = ("values", "nulls", "fractions", "curves", "null_curves")
-_TENSORS = ("effect", "null", "shares", "whole", "scores", "chance_scores", "targets")
+_TENSORS = ("effect", "null", "shares", "whole", "scores", "average_scores", "targets")
+_ROUNDING = 1e-5
+"""Share of a score within which float32 may put it anywhere."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -67,8 +69,7 @@ class Verdict:
         shares: `(B, T, 2)` of the image that the map marks: the core, and the wider region.
         whole: `(B, T)` score of the image minus its score with everything removed.
         scores: `(B, T)` of the images.
-        chance_scores: `(B, T)` what is no more than chance: the score with everything removed, or that of an average
-            class, whichever is higher.
+        average_scores: `(B, T)` of an average class, −∞ where there is only one.
         targets: `(B, T)` class indices, −1 for an image that could not be read.
         target_names: their names, B lists of T.
         errors: B lists of T: why there is no verdict, or None.
@@ -91,7 +92,7 @@ class Verdict:
     shares: Float[Tensor, "batch targets parts"]
     whole: Float[Tensor, "batch targets"]
     scores: Float[Tensor, "batch targets"]
-    chance_scores: Float[Tensor, "batch targets"]
+    average_scores: Float[Tensor, "batch targets"]
     targets: Int[Tensor, "batch targets"]
     target_names: list[list[str]]
     errors: list[list[str | None]]
@@ -126,15 +127,26 @@ class Verdict:
     def _state(self, b: int, t: int) -> str:
         if self.errors[b][t] is not None:
             return "no verdict"
-        if not self._above_chance(b, t):
+        costs = not self.silent[b][t] and bool(self.p_value[b, t] <= LEVEL and self.effect[b, t] > 0)
+        if not (self.above_average[b][t] and (self.above_blank[b][t] or costs)):
             return "nothing to explain"
         if self.silent[b][t]:
             return "says nothing"
-        return "supported" if self.p_value[b, t] <= LEVEL and self.effect[b, t] > 0 else "not supported"
+        return "supported" if costs else "not supported"
 
-    def _above_chance(self, b: int, t: int) -> bool:
-        score, chance = float(self.scores[b, t]), float(self.chance_scores[b, t])
-        return score - chance > 1e-5 * max(abs(score), abs(chance))  # a difference within float32's rounding is none
+    @cached_property
+    def above_average(self) -> list[list[bool]]:
+        """B lists of T: whether the score is more than that of an average class."""
+        return self._more_than(self.average_scores)
+
+    @cached_property
+    def above_blank(self) -> list[list[bool]]:
+        """B lists of T: whether the score is more than that of the image with everything removed."""
+        return self._more_than(self.scores - self.whole)
+
+    def _more_than(self, other: Tensor) -> list[list[bool]]:
+        scale = torch.maximum(self.scores.abs(), torch.where(other.isinf(), 0, other).abs())
+        return (self.scores - other > _ROUNDING * scale).tolist()
 
     @property
     def unread(self) -> dict[str, str]:

@@ -45,7 +45,7 @@ def _facts(verdict: Verdict, b: int, t: int) -> list[tuple[str, str]]:
     null = _finite(verdict, b, t)
     low, high = (float(end) for end in verdict.p_interval[b, t])
     rows = [
-        ("effect", f"{float(verdict.effect[b, t]):.3g} of {float(verdict.whole[b, t]):.3g}"),
+        ("effect", f"{float(verdict.effect[b, t]):.3g}" + f" of {float(verdict.whole[b, t]):.3g}" * verdict.above_blank[b][t]),
         ("elsewhere", f"{null.mean():.3g} ± {null.std():.2g} ({len(null)} copies)" if len(null) > 1 else "–"),
         ("p", f"{float(verdict.p_value[b, t]):.3g} ({low:.2g} to {high:.2g})"),
     ]

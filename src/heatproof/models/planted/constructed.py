@@ -115,12 +115,12 @@ def spurious(size: tuple[int, int] = (32, 48), seed: int = 0) -> Case:
 def redundant(size: tuple[int, int] = (32, 48), seed: int = 0) -> Case:
     """Redundant evidence: either of two squares is enough, and removing one of them changes nothing.
 
-    `s = GAIN max(r, g)`, written `r + ReLU(g − r)`
+    `s = GAIN max(r, g − 10⁻⁴)`, written `r + ReLU(g − r − 10⁻⁴)`: were the two equal, rounding would choose the gradient's
     """
     x, (first, second) = _scene(size, seed, 2)
     x[0, 0, first], x[0, 1, second] = 1, 1
     red, green = _per(first, 1.0), _per(second, 1.0)
-    net = Constructed(_ALL, ([[red, 0, 0], [-red, green, 0]], [0.0, 0.0]), [GAIN, GAIN])
+    net = Constructed(_ALL, ([[red, 0, 0], [-red, green, 0]], [0.0, -1e-4]), [GAIN, GAIN])
     truth = (
         "The red and the green square are evidence, each enough for the whole score. The gradient sees only one of them; "
         "removing one costs nothing, removing both everything."
