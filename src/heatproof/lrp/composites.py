@@ -6,7 +6,7 @@ from typing import Literal
 
 from heatproof.errors import MethodError, nearest
 from heatproof.lrp.pixels import Flat, ZBox
-from heatproof.lrp.rules import Epsilon, Rule, Zero
+from heatproof.lrp.rules import Epsilon, Rule, Zero, check_number
 from heatproof.lrp.signs import Gamma, ZPlus
 
 
@@ -52,13 +52,25 @@ class Composite:
     choose: Callable[[Layer], Rule | None] | None = None
     products: Literal["signal", "uniform"] = "signal"
 
+    def __post_init__(self) -> None:
+        for name in ("convolution", "linear", "pixels", "top"):
+            value = getattr(self, name)
+            if not (isinstance(value, Rule) or (value is None and name in ("pixels", "top"))):
+                raise MethodError(f"{name}={value!r} in a Composite; expected a rule, such as Gamma(0.25) or Epsilon(1e-6).")
+        if self.choose is not None and not callable(self.choose):
+            raise MethodError(f"choose={self.choose!r} in a Composite; expected a function from a Layer to a rule or None.")
+        if self.products not in ("signal", "uniform"):
+            raise MethodError(f"products={self.products!r} in a Composite; expected 'signal' or 'uniform'.")
+
     def rule(self, layer: Layer) -> Rule:
         """The rule for one layer.
 
         Raises:
-            MethodError: a rule for pixels was placed above them.
+            MethodError: a rule for pixels was placed above them, or `choose` returned no rule.
         """
         chosen = self.choose(layer) if self.choose else None
+        if chosen is not None and not isinstance(chosen, Rule):
+            raise MethodError(f"choose() of a Composite returned {chosen!r} for {layer.place!r}; expected a rule or None.")
         chosen = chosen or (self.pixels if layer.pixels else None) or (self.top if layer.top else None)
         chosen = chosen or (self.convolution if layer.kind == "convolution" else self.linear)
         if chosen.pixels_only and not layer.pixels:
@@ -100,8 +112,8 @@ def composite(name: str | Composite, epsilon: float | None, gamma: float | None,
         MethodError: no such composite, or a negative ε or γ.
     """
     for label, value in (("epsilon", epsilon), ("gamma", gamma)):
-        if value is not None and not (isinstance(value, int | float) and value >= 0):
-            raise MethodError(f"{label}={value!r}; expected a number of at least 0.")
+        if value is not None:
+            check_number(label, value)
     if isinstance(name, Composite):
         return name
     weak = Epsilon(1e-6 if epsilon is None else float(epsilon))

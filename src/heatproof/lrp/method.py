@@ -1,19 +1,20 @@
 """The method `lrp`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from heatproof.errors import InputError, MethodError
 from heatproof.lrp.composites import composite
+from heatproof.lrp.conditions import at_channels, check_met, conditions
 from heatproof.lrp.propagation import COLUMNS, MixedBatch, Propagation
 from heatproof.lrp.tags import drop_tags
 from heatproof.methods import Maps
 from heatproof.models.sites import Site
-from heatproof.models.tape import Tape, as_tensor, on_run, recording, run
+from heatproof.models.tape import Tape, at_least_float32, on_run, recording, run
 
 
 @dataclass(frozen=True)
@@ -27,12 +28,13 @@ class LRP:
             `Composite`.
         epsilon: of the ε rules, ≥ 0; None is 1e-6.
         gamma: of the γ rules, ≥ 0; None is 0.25.
-        low: lowest input value for the box rule, in preprocessed units, a number or a tensor that broadcasts to
-            `(1, 3, 1, 1)`; None takes it from the preprocessing, else from the image.
+        low: lowest input value for the box rule, in preprocessed units, a number, one for each channel, or a tensor that
+            broadcasts to `(1, 3, 1, 1)`; None takes it from the preprocessing, else from the image.
         high: the highest, likewise.
         ledger: whether to return a row for every operation.
         layer: where to stop: relevance of that layer's output instead of the input's.
-        through: conditional relevance: `{layer: [channels]}` lets it pass only through those channels.
+        through: conditional relevance: `{layer: [channels]}` lets it pass only through those channels of what the layer
+            returns, `{attention: {"heads": [heads]}}` only through those heads of the attention in it.
         contrast: explain the score less that of another class (an index), or less the mean of all others (`"rest"`).
 
     Returns:
@@ -84,6 +86,8 @@ class LRP:
     def _start(self, tape: Tape, x: Tensor) -> "_Run":
         box, said = self._box(tape, x)
         prop = Propagation(tape.module, composite(self.composite, self.epsilon, self.gamma, False), box, self.ledger)
+        if isinstance(self.layer, list | tuple) and len(self.layer) > 1:
+            raise MethodError(f"layer= names {len(self.layer)} layers; lrp stops at one of them, so ask once for each.")
         site = tape.sites[0] if self.layer is not None else None
         cut: list[Tensor] = []
         with recording(True):
@@ -96,7 +100,7 @@ class LRP:
         with recording(True):
             count = targets.shape[1]
             found = [self._one_target(watched, targets[:, t], last=t + 1 == count) for t in range(count)]
-        raw = torch.stack([one[0] for one in found], 1)
+        raw = at_least_float32(torch.stack([one[0] for one in found], 1))
         residual = torch.stack([sum(one[1].values(), torch.zeros(())) for one in found], 1).to(raw)
         ledger = [row for t, one in enumerate(found) for row in _table(one[2], first, t)] if self.ledger else None
         site = watched.site
@@ -114,19 +118,27 @@ class LRP:
 
         if site is not None:
             handles.append(modules[site.name].register_forward_hook(on_run(site.run, stop)))
-        for name, channels in (self.through or {}).items() if isinstance(self.through, Mapping) else ():
-            if name not in modules:
-                raise MethodError(f"through= names the layer {name!r}, which the model does not have.")
-            handles.append(modules[name].register_forward_hook(_only(prop, name, channels)))
+        wanted = conditions(self.through, tape.source)
+        prop.heads = [condition for condition in wanted if condition.heads]
+        for condition in wanted:
+            if not condition.heads:
+                handles.append(modules[condition.place].register_forward_hook(at_channels(prop, condition, tape.size)))
         try:
             with prop:
                 scores = run(tape.readout, tape.module, root)
+                check_met(prop)
                 prop.check_seen(scores)
                 prop.count_reads(scores)
                 if not scores.requires_grad:
+                    held = [f"{row.op!r} in {prop.where(row.place)}" for row in prop.rows if row.rule == "held constant"]
+                    why = (
+                        f"lrp holds {held[-1]} constant"
+                        if held
+                        else "a detach(), argmax or numpy step inside the model cuts the graph"
+                    )
                     raise MethodError(
-                        "the scores do not depend differentiably on the input or the layer (a detach(), argmax or numpy step "
-                        "inside the model cuts the graph); scorecam and ablationcam need no gradient."
+                        f"the scores do not depend differentiably on the input or the layer ({why}); scorecam and ablationcam "
+                        "need no gradient."
                     )
             return drop_tags(scores)  # they hold the last layer's input
         finally:
@@ -140,7 +152,15 @@ class LRP:
         wanted = scores.gather(1, target[:, None])[:, 0]
         less = self._less(scores, target)
         inputs = [prop.leaf, prop.carrier, *cut]
-        gradients = torch.autograd.grad((wanted - less).sum(), inputs, retain_graph=not last, allow_unused=True)
+        try:
+            gradients = torch.autograd.grad((wanted - less).sum(), inputs, retain_graph=not last, allow_unused=True)
+        except RuntimeError as error:
+            if "modified by an inplace operation" not in str(error):
+                raise
+            raise MethodError(
+                "the model writes in place into values that a backward pass needs, so that no gradient can pass it; scorecam and "
+                "ablationcam need none."
+            ) from error
         leaf, carrier, *at_cut = [torch.zeros_like(i) if g is None else g for g, i in zip(gradients, inputs, strict=True)]
         relevance = (prop.leaf * leaf + carrier).detach()
         extra = {"contrast": less.detach().double()} if self.contrast is not None else {}
@@ -177,12 +197,11 @@ class LRP:
                 ends.append(seen[own])
                 said[name] = "each image's own range"
                 continue
-            try:
-                ends.append(torch.as_tensor(wanted).to(x).expand(1, 3, 1, 1))
-            except (RuntimeError, TypeError, ValueError) as error:
-                raise InputError(f"{name}= does not broadcast to (1, 3, 1, 1): {error}") from error
+            ends.append(_bound(name, wanted, x))
             source = "preprocessing" if given is None else "given"
             said[name] = f"{[round(v, 4) for v in ends[-1].flatten().tolist()]} ({source})"
+        if bool((ends[0] > ends[1]).any()):
+            raise InputError(f"low={said['low']} lies above high={said['high']}; expected the bounds of the input's values.")
         return (ends[0], ends[1]), said
 
 
@@ -197,28 +216,17 @@ class _Run:
     said: dict[str, str]
 
 
-def _only(prop: Propagation, name: str, channels: Sequence[int]) -> Any:
-    """A forward hook that lets relevance pass only through some channels, and books the rest."""
-
-    def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
-        tensor = as_tensor(output)
-        axis = 1 if tensor.ndim == 4 else -1
-        wrong = [c for c in channels if not 0 <= c < tensor.shape[axis]]
-        if wrong:
-            raise MethodError(f"through= names channels {wrong} of layer {name!r}, which has {tensor.shape[axis]}.")
-        mask = torch.zeros(tensor.shape[axis], device=tensor.device, dtype=tensor.dtype)
-        mask[list(channels)] = 1
-        mask = mask.view([-1 if n == axis % tensor.ndim else 1 for n in range(tensor.ndim)])
-        row = prop.row("condition", f"only channels {list(channels)}")
-        value = tensor.detach().clone()
-
-        def keep(gradient: Tensor) -> Tensor:
-            prop.absorb(row, "condition", prop.relevance(value * (1 - mask), gradient))
-            return gradient * mask
-
-        tensor.register_hook(keep)
-
-    return hook
+def _bound(name: str, wanted: Any, x: Tensor) -> Tensor:
+    """A bound of the input as `(1, 3, 1, 1)`."""
+    try:
+        bound = torch.as_tensor(wanted).to(x)
+        return (bound[:, None, None] if bound.ndim == 1 else bound).expand(1, 3, 1, 1)
+    except (RuntimeError, TypeError, ValueError) as error:
+        shape = getattr(wanted, "shape", None)
+        given = repr(wanted) if shape is None else f"shape {tuple(shape)}"
+        raise InputError(
+            f"{name}= does not broadcast to (1, 3, 1, 1): {given} came, expected a number, or one for each channel."
+        ) from error
 
 
 def _table(taken: Sequence[tuple], first: int, target: int) -> list[dict[str, Any]]:

@@ -24,14 +24,14 @@ SHAPES = frozenset(
 """Values change places: nothing happens to relevance."""
 
 HOMOGENEOUS = frozenset(
-    """relu relu_ leaky_relu rrelu prelu abs max min amax amin cummax cummin kthvalue mode aminmax max_pool1d max_pool2d max_pool3d
-    max_pool2d_with_indices max_pool1d_with_indices max_pool3d_with_indices adaptive_max_pool1d adaptive_max_pool2d
+    """relu relu_ leaky_relu rrelu prelu abs max min amax amin cummax cummin kthvalue mode aminmax
+    max_pool1d max_pool2d max_pool3d max_pool2d_with_indices max_pool1d_with_indices max_pool3d_with_indices
+    adaptive_max_pool1d adaptive_max_pool2d
     adaptive_max_pool2d_with_indices adaptive_max_pool3d fractional_max_pool2d fractional_max_pool2d_with_indices max_unpool1d
     max_unpool2d max_unpool3d avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d
     adaptive_avg_pool3d mean sum nansum cumsum neg negative __neg__ interpolate upsample topk sort norm vector_norm
     std std_mean median quantile dropout dropout1d dropout2d dropout3d alpha_dropout feature_dropout
-    feature_alpha_dropout trace tril triu diff trapezoid zero_ fft ifft rfft irfft fft2 ifft2 rfft2 irfft2 fftn ifftn rfftn
-    irfftn fftshift ifftshift complex""".split()
+    feature_alpha_dropout trace tril triu diff trapezoid zero_ complex""".split()
 )
 """`f(λa) = λ f(a)` for λ > 0: by Euler's theorem autograd's own backward conserves relevance."""
 
@@ -76,8 +76,8 @@ def handle(prop: Propagation, func: Any, args: tuple, kwargs: dict) -> Any:
     written = args[0] if (_in_place(name) or kwargs.get("inplace")) and args and isinstance(args[0], Tensor) else None
     bare = _IN_PLACE_OPERATORS.get(name, name[:-1] if written is not None and name.endswith("_") and name[:-1] else name)
     bare = "relu" if bare == "relu_" else bare
-    if bare in ("max", "min") and (isinstance(kwargs.get("other"), Tensor) or (isinstance(args[-1], Tensor) and len(args) == 2)):
-        bare += "imum"
+    if bare in ("max", "min") and isinstance(args[1] if len(args) == 2 else kwargs.get("other"), Tensor):
+        bare += "imum"  # of two tensors
     if _rectifies(bare, args, kwargs):
         prop.rectified(args[0])
     if (written is not None and (bare in ("relu", "dropout") or bare in SHAPES)) or name in ("zero_", "requires_grad_"):

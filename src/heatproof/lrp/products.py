@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from heatproof.lrp.arguments import detached, signal
+from heatproof.lrp.conditions import at_heads
 from heatproof.lrp.functions import Scale
 from heatproof.lrp.propagation import Propagation
 from heatproof.lrp.tags import carry_gate, is_gate, scale_pixels
@@ -43,7 +44,7 @@ def _product(prop: Propagation, func: Any, name: str, args: tuple, kwargs: dict)
         if elementwise:
             _carry(source, y, lambda t: func(*(t if value is source else value for value in (first, second))))
     prop.watch(y, row)
-    return y
+    return at_heads(prop, y) if is_gate(first) and not elementwise and y.ndim > 2 else y
 
 
 def _quotient(prop: Propagation, func: Any, name: str, args: tuple, kwargs: dict) -> Any:
@@ -52,9 +53,10 @@ def _quotient(prop: Propagation, func: Any, name: str, args: tuple, kwargs: dict
         prop.row("div", "held constant")
         return func(*detached(args), **detached(kwargs))
     fixed = below.detach() if isinstance(below, Tensor) else below
-    row = prop.row("div", "denominator constant" if signal(below) else "linear in the signal")
     if not signal(above):
+        prop.row("div", "held constant")
         return torch.as_tensor(above / fixed)
+    row = prop.row("div", "denominator constant" if signal(below) else "linear in the signal")
     y = above / fixed
     if not signal(below):
         _carry(above, y, lambda t: t / fixed)
@@ -86,12 +88,12 @@ def _einsum(prop: Propagation, func: Any, name: str, args: tuple, kwargs: dict) 
 def _attention(prop: Propagation, func: Any, name: str, args: tuple, kwargs: dict) -> Any:
     given = dict(zip(("query", "key", "value", "attn_mask", "dropout_p", "is_causal"), args, strict=False)) | kwargs
     query, key, value = (given.pop(part) for part in ("query", "key", "value"))
-    mask = given.get("attn_mask")
+    mask: Any = given.get("attn_mask")
     if prop.composite.products == "signal":
         row = prop.row("attention", "attention weights constant")
         y = func(query.detach(), key.detach(), value, **detached(given))
         prop.watch(y, row)
-        return y
+        return at_heads(prop, y)
     # half of the product goes to the weights; of what the softmax hands down, half each to query and key, a bias takes its own
     row = prop.row("attention", "AttnLRP")
 
@@ -103,7 +105,7 @@ def _attention(prop: Propagation, func: Any, name: str, args: tuple, kwargs: dic
 
     y = prop.measured(shared, [query, key, value, *([mask] if signal(mask) else [])], "softmax", row)
     prop.watch(y, row)
-    return y
+    return at_heads(prop, y)
 
 
 def _glu(prop: Propagation, func: Any, name: str, args: tuple, kwargs: dict) -> Any:

@@ -111,6 +111,8 @@ class Propagation(TorchFunctionMode):
         self.seen = Seen()
         self._places = [""]
         self.final = False
+        self.heads: list[Any] = []
+        self.met: set[str] = set()
         self._savers: dict[int, list[tuple[ref[Any], str]]] = {}
         self._stack = ExitStack()
 
@@ -238,7 +240,7 @@ class Propagation(TorchFunctionMode):
 
     def check_batch(self, shape: torch.Size) -> None:
         """Raise `MixedBatch` unless the first axis is that of the images."""
-        if self.batch > 1 and (not shape or shape[0] != self.batch or (len(shape) == 3 and shape[1] == self.batch)):
+        if self.batch > 1 and (not shape or shape[0] != self.batch or (len(shape) in (3, 5) and shape[1] == self.batch)):
             raise MixedBatch
 
     def watch(self, y: Tensor, row: Row) -> None:
@@ -274,7 +276,7 @@ class Propagation(TorchFunctionMode):
         """The output of a weighted layer, with its rule in the backward."""
         self.check_batch(z.shape)
         if z._is_view():  # of nothing else: as such it could not be written into, and networks do
-            z = z.new_empty(0).set_(z)
+            z = z.new_empty(0).set_(z.untyped_storage(), z.storage_offset(), z.shape, z.stride())
         pixels = pixels_of(a)
         layer.place, layer.batch, layer.shape = self.place, self.batch, a.shape
         layer.kept_pixels = None if pixels is None else (pixels.low, pixels.high, pixels.inside)
@@ -314,6 +316,8 @@ class Propagation(TorchFunctionMode):
         finally:
             self._places[-1] = place
         row.merged = self.layers[-1]
+        for limit in origin.conditions:
+            limit(merged)
         return merged
 
     def rule(self, row: LayerRow) -> Rule:
@@ -390,10 +394,14 @@ class Propagation(TorchFunctionMode):
             else:
                 setattr(holder, name, value.clone())
 
+    @staticmethod
+    def where(place: str) -> str:
+        """A place in words."""
+        return f"module {place!r}" if place else "the model's own forward"
+
     def no_rule(self, op: str, hint: str = "") -> MethodError:
         """The error for an operation that relevance cannot pass."""
-        where = f"module {self.place!r}" if self.place else "the model's own forward"
         return MethodError(
-            f"lrp has no rule for the operation {op!r} in {where}; hp.lrp.coverage(model) lists what each operation gets. "
-            f"{hint}integrated-gradients works on any differentiable model."
+            f"lrp has no rule for the operation {op!r} in {self.where(self.place)}; hp.lrp.coverage(model) lists what each "
+            f"operation gets. {hint}integrated-gradients works on any differentiable model."
         )

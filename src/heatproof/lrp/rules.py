@@ -4,14 +4,17 @@ For `z_k = Σ_j a_j w_jk + b_k` and relevance `R_k`, all rules work in gradient 
 they return `g_j = R_j / a_j` below, because everything else in a network then needs only autograd's own backward.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from heatproof.errors import MethodError
 from heatproof.lrp.affine import Affine, per_image
 
 
@@ -30,6 +33,12 @@ class Passed:
     epsilon: Tensor
     norm: Tensor
     relevance: Tensor | None = None
+
+
+def check_number(name: str, value: Any) -> None:
+    """Raise a `MethodError` unless a rule's number is finite and not negative."""
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= float(value) < math.inf:
+        raise MethodError(f"{name}={value!r}; expected a number of at least 0.")
 
 
 class Rule(ABC):
@@ -81,6 +90,9 @@ class Epsilon(Rule):
 
     epsilon: float = 1e-6
     uses_up = True
+
+    def __post_init__(self) -> None:
+        check_number("epsilon", self.epsilon)
 
     def __call__(self, layer: Affine, gradient: Tensor) -> Passed:
         if self.epsilon == 0:

@@ -4,14 +4,16 @@ All work in units of a batch norm's `|scale|`: `z / |scale| = (sign(scale) W) a 
 the same, and neither the weights nor the sums have to be multiplied by it.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn.functional import leaky_relu
 
+from heatproof.errors import MethodError
 from heatproof.lrp.affine import Affine
-from heatproof.lrp.rules import Passed, Rule, remembered, shared_out
+from heatproof.lrp.rules import Passed, Rule, check_number, remembered, shared_out
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,9 @@ class Gamma(Rule):
     gamma: float = 0.25
     needs_input = True
     uses_up = True
+
+    def __post_init__(self) -> None:
+        check_number("gamma", self.gamma)
 
     def __call__(self, layer: Affine, gradient: Tensor) -> Passed:
         if layer.rectified and _non_negative(layer):
@@ -85,6 +90,12 @@ class AlphaBeta(Rule):
     beta: float = 1.0
     needs_input = True
     uses_up = True
+
+    def __post_init__(self) -> None:
+        check_number("alpha", self.alpha)
+        check_number("beta", self.beta)
+        if not math.isclose(self.alpha - self.beta, 1, abs_tol=1e-9):
+            raise MethodError(f"alpha={self.alpha!r} and beta={self.beta!r}; expected alpha − beta = 1, or relevance is made up.")
 
     def __call__(self, layer: Affine, gradient: Tensor) -> Passed:
         parts = [(share, sign) for share, sign in ((self.alpha, 1), (-self.beta, -1)) if share]

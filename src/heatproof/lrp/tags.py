@@ -1,7 +1,7 @@
 """What a tensor is, kept on the tensor itself while a forward is watched: a gate, the image, the output of a layer."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -18,11 +18,13 @@ class Origin:
         row: of the layer in the ledger.
         input: of the layer.
         version: of the tensor; with another one it has been written into.
+        conditions: what lets relevance through only in part, also once a batch norm has made the layer another.
     """
 
     row: Any
     input: Tensor
     version: int
+    conditions: list[Callable[[Tensor], None]] = field(default_factory=list)
 
 
 @dataclass
