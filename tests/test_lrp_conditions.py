@@ -153,7 +153,7 @@ def test_a_head_that_does_not_exist():
         lambda: Composite(convolution="gamma"),
         lambda: Composite(linear=None),
         lambda: Composite(top=Gamma),
-        lambda: Composite(choose=Gamma()),
+        lambda: Composite(choose="deep"),
         lambda: Composite(products="all"),
     ],
 )

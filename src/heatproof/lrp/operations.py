@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from heatproof.lrp import elementwise, layers, products
+from heatproof.lrp import elementwise, layers, products, recurrent
 from heatproof.lrp.arguments import detached, replaced, signal, tensors
 from heatproof.lrp.propagation import Propagation
 from heatproof.lrp.tags import carry_gate, carry_pixels, drop_tags, mark_gate, pixels_of
@@ -146,6 +146,11 @@ def _unknown(prop: Propagation, func: Any, name: str, args: tuple, kwargs: dict)
     if is_composed(func):  # the operations inside it have rules of their own
         with prop_again(prop):
             return opened(func)(*args, **kwargs)
+    if name in recurrent.NAMES:
+        with prop_again(prop):
+            result = recurrent.written_out(name, args)
+        if result is not None:
+            return result
     result = func(*args, **kwargs)
     if any(t.requires_grad for t in tensors(result)):
         raise prop.no_rule(name)

@@ -56,6 +56,13 @@ def mark_gate(x: Tensor) -> None:
     setattr(x, _GATE, True)
 
 
+def drop_gate(x: Tensor) -> Tensor:
+    """Note that a value is a signal, whatever it came out of."""
+    if is_gate(x):
+        delattr(x, _GATE)
+    return x
+
+
 def carry_gate(source: Any, y: Tensor) -> None:
     """A changed gate is a gate."""
     if is_gate(source):
