@@ -7,7 +7,8 @@ import numpy as np
 from torch import Tensor, nn
 
 from heatproof.lrp.composites import Composite, composite
-from heatproof.lrp.propagation import LayerRow, Propagation, Row
+from heatproof.lrp.ledger import LayerRow, Row
+from heatproof.lrp.propagation import Propagation
 from heatproof.models import Model
 from heatproof.models.loading import as_model
 from heatproof.models.shadow import shadow

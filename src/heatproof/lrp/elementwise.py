@@ -8,7 +8,8 @@ from torch import Tensor
 
 from heatproof.lrp.arguments import replaced, signal, tensors
 from heatproof.lrp.functions import Through
-from heatproof.lrp.propagation import Propagation, Row
+from heatproof.lrp.ledger import Row
+from heatproof.lrp.propagation import Propagation
 from heatproof.lrp.tags import Pixels, carry_gate, drop_tags, mark_gate, pixels_of, scale_pixels, set_pixels
 
 GATES = frozenset({"sigmoid", "hardsigmoid", "softmax", "tanh"})
@@ -27,11 +28,11 @@ def activation(prop: Propagation, func: Any, name: str, args: tuple, kwargs: dic
         prop.row(name, "held constant")
         return y
     row = prop.row(name, "R_in = R_out")
-    kept, moved = prop.keep(x), bool((zero != 0).any())
+    kept, moved = prop.keeper.keep(x), bool((zero != 0).any())
 
     def back(gradient: Tensor) -> tuple[Tensor, None]:
         # made anew: kept since the forward it would take as much memory as all else that a transformer keeps
-        value = prop.take(kept)
+        value = kept.take(prop.final)
         ratio = func(value, *rest, **kwargs)
         ratio = (ratio.sub_(zero) if moved else ratio).div_(value)
         return ratio.nan_to_num_(0.0, math.inf, -math.inf).mul_(gradient), None  # 0 / 0 where nothing came in

@@ -1,6 +1,5 @@
 """The method `lrp`."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -10,7 +9,8 @@ from torch import Tensor
 from heatproof.errors import InputError, MethodError
 from heatproof.lrp.composites import composite
 from heatproof.lrp.conditions import at_channels, check_met, conditions
-from heatproof.lrp.propagation import COLUMNS, MixedBatch, Propagation
+from heatproof.lrp.ledger import table
+from heatproof.lrp.propagation import MixedBatch, Propagation
 from heatproof.lrp.tags import drop_tags
 from heatproof.methods import Maps
 from heatproof.models.sites import Site
@@ -102,7 +102,7 @@ class LRP:
             found = [self._one_target(watched, targets[:, t], last=t + 1 == count) for t in range(count)]
         raw = at_least_float32(torch.stack([one[0] for one in found], 1))
         residual = torch.stack([sum(one[1].values(), torch.zeros(())) for one in found], 1).to(raw)
-        ledger = [row for t, one in enumerate(found) for row in _table(one[2], first, t)] if self.ledger else None
+        ledger = [row for t, one in enumerate(found) for row in table(one[2], first, t)] if self.ledger else None
         site = watched.site
         maps = raw.sum(2) if site is None else torch.stack([site.to_map(raw[:, t]).sum(1) for t in range(raw.shape[1])], 1)
         return Maps(raw, maps, residual, ledger, resolved=watched.said)
@@ -227,22 +227,3 @@ def _bound(name: str, wanted: Any, x: Tensor) -> Tensor:
         raise InputError(
             f"{name}= does not broadcast to (1, 3, 1, 1): {given} came, expected a number, or one for each channel."
         ) from error
-
-
-def _table(taken: Sequence[tuple], first: int, target: int) -> list[dict[str, Any]]:
-    """Ledger rows as dictionaries, one per operation that relevance reached, image and target."""
-    rows = []
-    for place, op, rule, arrived, absorbed in taken:
-        amounts = {column: absorbed.get(column) for column in (*COLUMNS, *(c for c in absorbed if c not in COLUMNS))}
-        if arrived is None and not absorbed:
-            continue
-        lost = sum(absorbed.values())
-        arrived = lost if arrived is None else arrived
-        for i in range(len(arrived)):
-            values = {column: 0.0 if amount is None else float(amount[i]) for column, amount in amounts.items()}
-            came = float(arrived[i])
-            rows.append(
-                {"image": first + i, "target": target, "place": place, "op": op, "rule": rule, "relevance_in": came,
-                 "relevance_out": came - sum(values.values()), **values}
-            )  # fmt: skip
-    return rows

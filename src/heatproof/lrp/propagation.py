@@ -7,9 +7,8 @@ norms, and whatever adds a constant, which absorbs relevance and is accounted fo
 
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
-from weakref import ref
 
 import torch
 from torch import Tensor, nn
@@ -20,12 +19,12 @@ from heatproof.lrp.affine import Affine, dot
 from heatproof.lrp.arguments import replaced, tensors
 from heatproof.lrp.composites import Composite, Layer
 from heatproof.lrp.functions import Tap, Through
+from heatproof.lrp.kept import Keeper
+from heatproof.lrp.ledger import LayerRow, Row
 from heatproof.lrp.rules import Rule
 from heatproof.lrp.seen import Seen, transformed
 from heatproof.lrp.tags import Origin, Pixels, origin_of, pixels_of, set_origin, set_pixels
 from heatproof.models.operations import operation
-
-COLUMNS = ("bias", "epsilon", "norm", "softmax")
 
 _LOOKS = frozenset(
     """dim size numel stride is_floating_point is_complex is_contiguous element_size __len__ shape.__get__ ndim.__get__
@@ -36,42 +35,6 @@ _LOOKS = frozenset(
 
 class MixedBatch(HeatproofError):
     """The images of a batch do not lie along the first axis of some tensor, so they go one by one. Never seen outside."""
-
-
-@dataclass(eq=False)
-class Row:
-    """One operation in the ledger: what arrived from above, and what it absorbed, for each image."""
-
-    place: str
-    op: str
-    rule: str = "autograd"
-    arrived: Tensor | None = None
-    absorbed: dict[str, Tensor] = field(default_factory=dict)
-
-
-@dataclass(eq=False, kw_only=True)
-class LayerRow(Row):
-    """A weighted layer in the ledger, and the row of the same with its batch norm.
-
-    `reads` and `relus` count what took its output, and what of it hands nothing down to negative values.
-    """
-
-    layer: Affine
-    merged: "LayerRow | None" = None
-    reads: int = 0
-    relus: int = 0
-
-    @property
-    def rectified(self) -> bool:
-        """Whether no negative output can get relevance."""
-        return 0 < self.reads == self.relus
-
-
-@dataclass(eq=False)
-class Kept:
-    """A value that a backward will read."""
-
-    value: Tensor | None
 
 
 def on_gradient(y: Tensor, then: Callable[[Tensor], None]) -> None:
@@ -113,7 +76,7 @@ class Propagation(TorchFunctionMode):
         self.final = False
         self.heads: list[Any] = []
         self.met: set[str] = set()
-        self._savers: dict[int, list[tuple[ref[Any], str]]] = {}
+        self.keeper = Keeper()
         self._stack = ExitStack()
 
     def begin(self, x: Tensor) -> Tensor:
@@ -143,7 +106,7 @@ class Propagation(TorchFunctionMode):
     def __exit__(self, *error: Any) -> None:
         super().__exit__(*error)
         self._stack.close()
-        self._savers.clear()
+        self.keeper.clear()
         self.seen.clear()
 
     def _enter(self, name: str, inputs: Any) -> None:
@@ -246,10 +209,10 @@ class Propagation(TorchFunctionMode):
     def watch(self, y: Tensor, row: Row) -> None:
         """In the full ledger, note what relevance arrives at an operation's output."""
         if self.ledger:
-            kept = self.keep(y)
+            kept = self.keeper.keep(y)
 
             def arrived(gradient: Tensor) -> None:
-                amount = self.relevance(self.take(kept), gradient)
+                amount = self.relevance(kept.take(self.final), gradient)
                 row.arrived = amount if row.arrived is None else row.arrived + amount
 
             on_gradient(y, arrived)
@@ -266,8 +229,8 @@ class Propagation(TorchFunctionMode):
             self.absorb(row, column, -self.relevance(value, gradient))
 
         y = func(*(Tap.apply(t, handed_down) if t.requires_grad else t for t in inputs))
-        kept = self.keep(y)
-        on_gradient(y, lambda gradient: self.absorb(row, column, self.relevance(self.take(kept), gradient)))
+        kept = self.keeper.keep(y)
+        on_gradient(y, lambda gradient: self.absorb(row, column, self.relevance(kept.take(self.final), gradient)))
         return y
 
     # --- weighted layers ----------------------------------------------------------------------------------------
@@ -282,10 +245,10 @@ class Propagation(TorchFunctionMode):
         layer.kept_pixels = None if pixels is None else (pixels.low, pixels.high, pixels.inside)
         if pixels is not None or self.composite.needs_input:
             layer.kept_input = a.detach()
-            self._guard(layer, "kept_input")
+            self.keeper.guard(layer, "kept_input")
         if pixels is not None or self.composite.needs_output or self.ledger:
             layer.kept_output = z.detach()
-            self._guard(layer, "kept_output")
+            self.keeper.guard(layer, "kept_output")
         row = LayerRow(self.place, op, layer=layer)
         self.rows.append(row)
         self.layers.append(row)
@@ -357,42 +320,14 @@ class Propagation(TorchFunctionMode):
         if origin is not None:
             origin.row.relus += 1
 
-    def keep(self, value: Tensor) -> Kept:
-        """A value for the backward, without a copy unless something writes into it."""
-        kept = Kept(value.detach())
-        self._guard(kept, "value")
-        return kept
-
-    def take(self, kept: Kept) -> Tensor:
-        """The value that was kept; after the last backward it is gone."""
-        value = kept.value
-        assert value is not None
-        if self.final:
-            kept.value = None
-        return value
-
-    def _guard(self, holder: Any, name: str) -> None:
-        # weakly: a convolution whose batch norm has made it part of another layer is done with
-        pointer = getattr(holder, name).untyped_storage().data_ptr()
-        self._savers.setdefault(pointer, []).append((ref(holder), name))
-
     def before_writing(self, target: Tensor, rectifying: bool = False) -> None:
-        """Something is about to write into a tensor: rules that still need its values take a copy.
+        """Something is about to write into a tensor.
 
-        A layer that nothing but this ReLU reads needs none: where its output was negative there will be no relevance.
+        A layer that nothing but this ReLU reads needs no copy: where its output was negative there will be no relevance.
         """
-        pointer = target.untyped_storage().data_ptr()
         origin = origin_of(target)
-        spared = origin.row.layer if rectifying and origin is not None and origin.row.rectified else None
-        for saver, name in self._savers.pop(pointer, ()):
-            holder = saver()
-            value = getattr(holder, name, None)
-            if value is None or value.untyped_storage().data_ptr() != pointer:
-                continue
-            if holder is spared and name == "kept_output":
-                self._guard(holder, name)  # until the next write
-            else:
-                setattr(holder, name, value.clone())
+        spared = rectifying and origin is not None and origin.row.rectified
+        self.keeper.before_writing(target, (origin.row.layer, "kept_output") if spared and origin else None)
 
     @staticmethod
     def where(place: str) -> str:
