@@ -229,7 +229,8 @@ def test_in_a_browser_five_maps_stand_side_by_side_and_a_phone_needs_no_sideways
     found = {
         (name, 0): Finding("Supported", True, "removing it " + "costs " * 40, [("p", "0.01")], [drawn] * 5) for name in names
     }
-    maps = {name: hp.Explanation(one, one, pixels, True, name) for name, one in zip(names, noise, strict=True)}
+    long = {"layers": list(range(200))}
+    maps = {name: hp.Explanation(one, one, pixels, True, name, options=long) for name, one in zip(names, noise, strict=True)}
     browser.get(f"file://{write_page(page(maps, 0, Extras(findings=found)), tmp_path / 'page.html')}")
     size = {"deviceScaleFactor": 1, "mobile": False, "height": 900}
     for width in (1200, 390):
@@ -238,6 +239,13 @@ def test_in_a_browser_five_maps_stand_side_by_side_and_a_phone_needs_no_sideways
         rows = {card.rect["y"] for card in browser.find_elements(By.CSS_SELECTOR, ".card")}
         assert len(rows) == (1 if width == 1200 else 5)
         assert len(browser.find_elements(By.CSS_SELECTOR, ".evidence figure")) == 25
+        words = browser.find_elements(By.CSS_SELECTOR, ".provenance th")
+        heights = browser.execute_script(
+            "return arguments[0].map(e => { const r = document.createRange(); r.selectNodeContents(e);"
+            " return r.getClientRects().length; })",
+            words,
+        )
+        assert len(words) >= 6 and set(heights) == {1}  # no name is broken in two
     browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
