@@ -13,7 +13,9 @@ from heatproof.errors import MethodError
 from heatproof.methods import Maps
 from heatproof.models.tape import Tape, recording, target_gradients
 from heatproof.tokens.attention import at_least
+from heatproof.tokens.decomposition import live_queries
 from heatproof.tokens.layout import Layout
+from heatproof.tokens.slopes import backward
 from heatproof.tokens.stream import Stream, stream
 from heatproof.tokens.tail import tail
 
@@ -100,7 +102,8 @@ class LeGrad:
 
 def _through_blocks(tape: Tape, seen: Stream, layers: Sequence[int], pooling: str) -> Float[Tensor, "batch targets tokens"]:
     """`E` of every token, from what each block's own attention does to the pooled tokens' score."""
-    count, images = tape.targets.shape[1], len(tape.x)
+    images = len(tape.x)
+    together = max(1, tape.limit(None) // (2 * images))  # half of what a forward takes: all their gradients exist at once
     pooled = torch.stack([_pooled(seen.tokens[n].detach(), pooling) for n in layers]).flatten(0, 1)
     slopes = [_slopes(tape, seen.layout, rows, targets) for rows, targets in _portions(tape, pooled, len(layers))]
     slope = torch.cat(slopes, 1).unflatten(1, (len(layers), images))
@@ -108,10 +111,11 @@ def _through_blocks(tape: Tape, seen: Stream, layers: Sequence[int], pooling: st
     for place, number in enumerate(layers):
         attention, tokens = seen.attentions[number], seen.tokens[number]
         found = []
-        for t in range(count):
-            arriving = _unpooled(slope[t, place], tokens, pooling)
-            (gradient,) = torch.autograd.grad(tokens, attention.output, arriving, retain_graph=True)
-            found.append(positive(gradient, attention.value))
+        for some in slope[:, place].split(together):
+            gradients = backward(tokens, attention.output, _unpooled(some, tokens, pooling))
+            if pooling == "class":
+                gradients = gradients[:, :, :, live_queries(gradients.flatten(0, 1))]
+            found += [positive(one, attention.value) for one in gradients]
         heads, queries = attention.shape[1:3]
         total = total + torch.stack(found, 1) / (heads * queries * len(layers))
     return total
@@ -121,11 +125,12 @@ def _pooled(tokens: Float[Tensor, "batch tokens width"], pooling: str) -> Float[
     return tokens[:, 0] if pooling == "class" else tokens.to(at_least(tokens)).mean(1).to(tokens.dtype)
 
 
-def _unpooled(slope: Float[Tensor, "batch width"], tokens: Tensor, pooling: str) -> Float[Tensor, "batch tokens width"]:
+def _unpooled(
+    slope: Float[Tensor, "targets batch width"], tokens: Float[Tensor, "batch tokens width"], pooling: str
+) -> Float[Tensor, "targets batch tokens width"]:
     """Backward through the pooling."""
-    if pooling == "mean":
-        return (slope / tokens.shape[1])[:, None].expand_as(tokens)
-    return torch.cat([slope[:, None], slope.new_zeros(1).expand_as(tokens[:, 1:])], 1)
+    slope, count = slope[:, :, None], tokens.shape[1]
+    return (slope / count).expand(-1, -1, count, -1) if pooling == "mean" else pad(slope, (0, 0, 0, count - 1))
 
 
 def _portions(tape: Tape, rows: Tensor, layers: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -5,12 +5,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import Function
 
 from heatproof.models.operations import operation
 from heatproof.models.tape import Tape, as_tensor, recording, replace_tensor, run
 from heatproof.tokens.attention import Attention
 from heatproof.tokens.layout import Layout, layout
+from heatproof.tokens.slopes import Bent, Linear
 from heatproof.tokens.tap import Tap
 
 
@@ -75,30 +75,15 @@ def _watched(tape: Tape, graph: bool) -> Stream:
 
 
 class _BlockTap(Tap):
-    """A tap whose linear layers notice in the backward when all tokens send the same gradient, as those of a mean do."""
+    """A tap whose costly layers do in the backward what all tokens or all targets share only once."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if operation(func) == "linear" and torch.is_grad_enabled():
+        name = operation(func)
+        if name == "linear" and torch.is_grad_enabled():
             given = dict(zip(("input", "weight", "bias"), args, strict=False)) | (kwargs or {})
             if given["input"].requires_grad and given["input"].ndim == 3:
                 weight, bias = (None if given.get(key) is None else given[key].detach() for key in ("weight", "bias"))
-                return _Linear.apply(given["input"], weight, bias)
+                return Linear.apply(given["input"], weight, bias)
+        if name == "gelu" and torch.is_grad_enabled() and args and args[0].requires_grad:
+            return Bent.apply(args[0], lambda a: func(a, *args[1:], **(kwargs or {})))
         return super().__torch_function__(func, types, args, kwargs)
-
-
-class _Linear(Function):
-    """A linear layer whose backward computes equal rows once."""
-
-    @staticmethod
-    def forward(ctx: Any, a: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        y = torch.nn.functional.linear(a, weight, bias)
-        ctx.weight = weight.to(y.dtype)  # under autocast the product has another type than the weight
-        return y
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Any:
-        for axis in (0, 1):
-            first = gradient.narrow(axis, 0, 1)
-            if gradient.shape[axis] > 1 and torch.equal(first, gradient.narrow(axis, 1, 1)) and bool((gradient == first).all()):
-                return (first @ ctx.weight).expand(*gradient.shape[:-1], -1), None, None
-        return gradient @ ctx.weight, None, None
