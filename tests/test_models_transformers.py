@@ -1,6 +1,8 @@
 """Hugging Face: classifiers, CLIP and SigLIP from folders, with processors and tokenizers made here; default layers."""
 
 import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -160,9 +162,17 @@ def test_a_checkpoint_with_code_in_it_is_not_run(folder, tmp_path):
     trace = tmp_path / "ran"
     (folder / "model.safetensors").unlink()
     torch.save({"classifier.weight": torch.zeros(5, 32), "more": Bomb(str(trace))}, folder / "pytorch_model.bin")
-    with pytest.raises(hp.ModelError, match="weights of hf/"):
+    with pytest.raises(hp.ModelError, match=r"weights of hf/.*are a pickle.*was not run. Save them"):
         hp.load(f"hf/{folder}")
     assert not trace.exists()
+
+
+def test_the_command_says_one_line(folder, tmp_path):
+    """No bar that the library draws comes before it."""
+    arguments = ["explain", "photo.jpg", "--model", f"hf/{folder}", "--target", "no such thing", "-o", str(tmp_path / "out")]
+    done = subprocess.run([sys.executable, "-m", "heatproof", *arguments], capture_output=True, text=True)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.startswith("heatproof: target 'no such thing'") and done.stderr.count("\n") == 1
 
 
 def test_half_precision_checkpoints_are_explained_in_float32(folder):

@@ -6,6 +6,7 @@ commands, so that help is there at once.
 
 import contextlib
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -131,9 +132,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 @contextlib.contextmanager
 def _unlogged() -> Iterator[None]:
-    """Inside, libraries do not log: they tell of every retry of a download, and what came of it is said here, once."""
+    """Inside, libraries do not log: they tell of every retry of a download, and what came of it is said here, once.
+
+    Nor do they draw bars into a file or pipe.
+    """
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
+    if not sys.stderr.isatty():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # read when the library is imported
     try:
         yield
     finally:
