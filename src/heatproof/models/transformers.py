@@ -108,8 +108,8 @@ def _module(name: str, kind: str, config: Any, state: dict[str, Tensor] | None, 
             module, report = cls.from_pretrained(None, config=config, state_dict=state, output_loading_info=True)
     except pickle.UnpicklingError as error:
         raise ModelError(
-            f"the weights of hf/{name} are a pickle with more than tensors in it; it was not run. Save them with save_pretrained(), "
-            "which writes safetensors, and pass that folder."
+            f"the weights of hf/{name} are a pickle with more than tensors in it; it was not run. Save them with "
+            "save_pretrained(), which writes safetensors, and pass that folder."
         ) from error
     except Exception as error:  # network, disk, a configuration that is none: what it is stands in the message
         raise ModelError(
