@@ -13,7 +13,7 @@ import heatproof as hp
 from heatproof.models.shadow import shadow
 from heatproof.tokens.layout import _LAYOUTS
 from heatproof.tokens.tap import Tap
-from tiny import CLASSES, GapNet, TinyViT, images, seeded
+from tiny import GapNet, TinyViT, images, seeded
 from transformers_tiny import CASES, lively
 
 HEADS, WIDTH = 3, 12
@@ -318,40 +318,3 @@ def test_under_autocast():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         found = hp.explain(module, x, method="legrad", target=1).raw
     assert torch.corrcoef(torch.stack([found.flatten().float(), expected.flatten()]))[0, 1] > 0.99
-
-
-class Watchful(torch.autograd.Function):
-    """A backward that looks at the values of its gradient, which many at once have none of."""
-
-    @staticmethod
-    def forward(ctx, x):
-        return 2 * x
-
-    @staticmethod
-    def backward(ctx, gradient):
-        return 2 * gradient if bool((gradient == gradient).all()) else gradient
-
-
-class WatchfulMlp(nn.Module):
-    def __init__(self, inner: nn.Module) -> None:
-        super().__init__()
-        self.inner = inner
-
-    def forward(self, x: Tensor) -> Tensor:
-        return Watchful.apply(self.inner(x)) / 2
-
-
-@pytest.mark.parametrize("pooling", ["mean", "class"])
-def test_a_backward_that_takes_no_two_targets_at_once(pooling):
-    module, x = lively(TinyViT), images(2)
-    targets = [list(range(CLASSES))] * 2
-    expected = hp.explain(module, x, method="legrad", target=targets, pooling=pooling).raw
-    module.blocks[1].linear2 = WatchfulMlp(module.blocks[1].linear2)
-    torch.testing.assert_close(hp.explain(module, x, method="legrad", target=targets, pooling=pooling).raw, expected)
-
-
-def test_prompts_share_one_forward_and_equal_those_asked_alone():
-    module, x = lively(TinyViT), images(2)
-    together = hp.explain(module, x, method="legrad", target=[list(range(CLASSES))] * 2).raw
-    for c in range(CLASSES):
-        torch.testing.assert_close(together[:, c], hp.explain(module, x, method="legrad", target=c).raw[:, 0])
