@@ -129,10 +129,10 @@ def _only(prop: Propagation, value: Tensor, mask: Tensor, condition: Condition) 
 
 def _mask_gradient(prop: Propagation, value: Tensor, mask: Tensor, condition: Condition) -> None:
     row = prop.row("condition", f"only {'heads' if condition.heads else 'channels'} {list(condition.chosen)}")
-    kept = value.detach().clone()
+    kept = prop.keeper.keep(value)
 
-    def keep(gradient: Tensor) -> Tensor:
-        prop.absorb(row, "condition", prop.relevance(kept * (1 - mask), gradient))
+    def let_through(gradient: Tensor) -> Tensor:
+        prop.absorb(row, "condition", prop.relevance(kept.take(prop.final) * (1 - mask), gradient))
         return gradient * mask
 
-    value.register_hook(keep)
+    value.register_hook(let_through)

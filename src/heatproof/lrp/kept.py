@@ -43,6 +43,7 @@ class Keeper:
     def before_writing(self, target: Tensor, spared: tuple[Any, str] | None = None) -> None:
         """Something is about to write into a tensor: who still needs its values gets a copy, but for the one that is spared."""
         pointer = target.untyped_storage().data_ptr()
+        copies: dict[tuple, Tensor] = {}  # an activation keeps what the layer below it keeps: one copy is enough for both
         for known, name in self._holders.pop(pointer, ()):
             holder = known()
             value = getattr(holder, name, None)
@@ -51,7 +52,10 @@ class Keeper:
             if spared is not None and holder is spared[0] and name == spared[1]:
                 self.guard(holder, name)  # until the next write
             else:
-                setattr(holder, name, value.clone())
+                seen = (value.storage_offset(), value.shape, value.stride(), value.dtype)
+                if seen not in copies:
+                    copies[seen] = value.clone()
+                setattr(holder, name, copies[seen])
 
     def clear(self) -> None:
         """The forward is over: nothing is written any more."""
